@@ -81,6 +81,20 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     return code
 
 
+# As a string: pytest exports the name since 8.4, and 8.2 is supported.
+def pytest_terminal_summary(
+    terminalreporter: "pytest.TerminalReporter", exitstatus: int, config: pytest.Config
+) -> None:
+    marks = config.pluginmanager.get_plugin("megacpp-marks")
+    ended = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.TESTS_FAILED)
+    if marks is None or marks.in_rank or marks.in_worker or exitstatus not in ended:
+        return
+    from pytest_megacpp.desk.hooks.hints import hint
+
+    if line := hint(config, marks, terminalreporter.stats.get("deselected", ())):
+        terminalreporter.write_line(f"megacpp: {line}", yellow=True)
+
+
 def pytest_unconfigure(config: pytest.Config) -> Iterator[None] | None:
     runner = config.pluginmanager.get_plugin("megacpp-runner")
     if runner is not None:

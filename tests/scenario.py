@@ -5,7 +5,7 @@ itself (taking evidence, ending ranks) is done by `act`, unless a scenario wants
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -202,12 +202,16 @@ class FakeBox:
         ranks: Ranks | None = None,
         digests: Mapping[int, str] | None = None,
         missed: Mapping[int, int] | None = None,
+        left_open: Collection[int] = (),
     ) -> "FakeBox":
-        """Tears down and is through. `digests`: of its collectives in the default group, by rank."""
+        """Tears down and is through. `digests`: of its collectives in the default group, by rank. `left_open`: on which
+        ranks the newest is open, and none failed.
+        """
         self.phase("teardown", ranks).reports(TestPhase.TEARDOWN, ranks).after(0.01)
         for rank in self._all(ranks):
             said = {"0": digests[rank]} if digests is not None else {}
-            self.rank(ev.Finished(rank, self.index, True, digests=said, missed=(missed or {}).get(rank, 0)))
+            lost, is_open = (missed or {}).get(rank, 0), rank in left_open
+            self.rank(ev.Finished(rank, self.index, True, digests=said, missed=lost, left_open=is_open))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":

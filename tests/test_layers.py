@@ -49,15 +49,16 @@ ALLOWED = {
     "desk.run": {"desk.run", "desk.config", "desk.source"} | BELOW_THE_DESK,
     "desk.gate": {"desk.gate", "desk.config"} | BELOW_THE_DESK,
     "desk.source": {"desk.source", "desk.gate.pytest_files", "report", "recording"},
-    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.source", "desk.config"} | BELOW_THE_DESK,
+    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.source", "desk.config", "exceptions"} | BELOW_THE_DESK,
     "desk.commands": {"desk.commands", "desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
     "plugin": {"desk.hooks", "desk.config", "desk.source.conftests"},
     "__main__": {"desk.commands"},
+    "exceptions": {"judge.verdicts"},
 }
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
     "recording": set(),
-    "settings": {"pytest"},
+    "settings": {"platformdirs", "pytest"},
     "judge": set(),
     "report": set(),
     "report.page": {"jinja2", "markupsafe"},
@@ -66,10 +67,11 @@ FOREIGN = {
     "rank": {"pytest", "torch"},
     "surfaces": {"pathspec", "pytest"},
     "surfaces.modal": {"pathspec", "pytest", "modal"},
-    "desk": {"pathspec", "pytest", "rich"},
+    "desk": {"filelock", "pathspec", "pytest", "rich"},
     "desk.commands": {"pytest", "shtab"},
     "plugin": {"pytest"},
     "__main__": set(),
+    "exceptions": set(),
 }
 TORCH_TOO = {"box.worlds.stores"}
 PURE = {"recording", "judge", "report"}
@@ -94,7 +96,7 @@ def row(table: Mapping[str, set[str]], module: str) -> set[str]:
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of all that a module imports, wherever it does; `from a import b` is `a.b`."""
-    yield from _imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
+    yield from imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
@@ -105,11 +107,11 @@ def imports_at_run_time(path: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting.extend(node.orelse)
             continue
-        yield from _imported([node], path)
+        yield from imported([node], path)
         waiting.extend(ast.iter_child_nodes(node))
 
 
-def _imported(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
+def imported(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
     for node in nodes:
         match node:
             case ast.Import():

@@ -1,4 +1,4 @@
-"""Owns the row ``reports``: what the reporters cost a session of a thousand tests, by how long a test takes."""
+"""Owns the row ``reports``: what the reporters cost a session of a thousand tests, by what a test does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from benchmarks.table import Metric, Relation, Table
 
 TESTS = 1_000
 RANKS = 2
-TEST_MS = (0, 50)
-BASE = "0 ms"
+BASE = "empty"
+_TESTS = {
+    BASE: ("tests that do nothing", "pass"),
+    "all_reduce": ("one all_reduce", "dist.all_reduce(torch.ones(8))"),
+    "50 ms": ("tests of 50 ms", "time.sleep(0.05)"),
+}
 DEADLINE_S = 600.0
 _METRICS = (
     Metric("cpu_ms", "CPU time of reporters per test", "ms", Relation.NONE),
@@ -20,29 +24,32 @@ _METRICS = (
 )
 _SUITE = """
 import time
+
 import pytest
+import torch
+import torch.distributed as dist
 
 @pytest.mark.{lane}
 @pytest.mark.parametrize("number", range({tests}))
 def test_one(modal_{lane}, number):
-    time.sleep({seconds})
+    {body}
 """
 
 
 def tables(workshop: Workshop) -> list[Table]:
-    """One table: tests that do nothing, and tests that take a moment."""
+    """One table: tests that do nothing, the least that needs several ranks, and tests that take a moment."""
     variants = tuple(
-        Variant(f"{ms} ms", f"tests of {ms} ms", lambda _, ms=ms: _measure(workshop, ms), missing=lane_missing())
-        for ms in TEST_MS
+        Variant(name, label, lambda _, name=name: _measure(workshop, name), missing=lane_missing())
+        for name, (label, _) in _TESTS.items()
     )
     title = f"reporters in a session of {TESTS:,} tests on {RANKS} ranks"
     return [Table("reports", title, "at most 2 % of the session", BASE, _METRICS, variants)]
 
 
-def _measure(workshop: Workshop, test_ms: int) -> Outcome:
-    folder = workshop.fresh(f"reports-{test_ms}")
+def _measure(workshop: Workshop, name: str) -> Outcome:
+    folder = workshop.fresh(f"reports-{name.replace(' ', '-')}")
     test, seen = folder / "test_many.py", folder / "seen.json"
-    test.write_text(_SUITE.format(lane="h200x8", tests=TESTS, seconds=test_ms / 1000), encoding="utf-8")
+    test.write_text(_SUITE.format(lane="h200x8", tests=TESTS, body=_TESTS[name][1]), encoding="utf-8")
     (folder / "conftest.py").write_text((CASES / "reporter_time.py").read_text(encoding="utf-8"), encoding="utf-8")
     argv = lane(test, RANKS, folder / "lane")
     done = run(command(argv, folder, DEADLINE_S, {"REPORTER_TIME": str(seen)}))

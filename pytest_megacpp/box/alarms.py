@@ -10,9 +10,10 @@ time-out of its own, still lacks its peer, and that peer's time goes on.
 *Which clock runs.* Each wait has two: `compiling_s` runs while a rank that holds the wait up compiles (limit `skew`),
 `plain_s` while one that does not compile holds it up (limit `stall`). A rank that loads the compiler looks like
 ordinary code until its stack is seen; its time is moved from one clock to the other then. No clock runs while the box
-itself stood still (`pauses`). A compile has a limit of its own (`compile`), and one in which nothing moves for `stall`
-counts as stalled. A test's own clock (`test`) stops while ranks warm up. What counts as moving is decided where looks
-are folded (`recording.fold_looks`): CPU time, files, output, compile counters, collectives.
+itself stood still (`pauses`) or somebody talks to a debugger (`debugged`), in whose test there is no alarm meanwhile. A
+compile has a limit of its own (`compile`), and one in which nothing moves for `stall` counts as stalled. A test's own
+clock (`test`) stops while ranks warm up. What counts as moving is decided where looks are folded
+(`recording.fold_looks`): CPU time, files, output, compile counters, collectives.
 
 *When the box acts at once.* A rank's process ended; ranks issued collectives that don't match; or a rank failed or left
 and everybody else waits for one that doesn't come, so that nothing can free them (decision 0004). Where all members
@@ -62,10 +63,13 @@ class Clocks:
     which only who watches reads). `graph` and `waits` are of the last time that they were advanced, `late` names the
     ranks that hold up each open wait, `waiting` those known to wait.
     The time of a collective goes on when ranks give up on it; messages have no number. During `pauses` the box itself
-    stood still and saw nothing, so no limit counts them.
+    stood still and saw nothing, so no limit counts them, nor the time while somebody talks to a debugger of the rank
+    that was chosen for it (`debugged`).
     """
 
     pauses: list[tuple[float, float]] = field(default_factory=list)
+    debugged_rank: int | None = None
+    debugged: list[tuple[float, float]] = field(default_factory=list)
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
     lasted_s: dict[Number, float] = field(default_factory=dict)
@@ -91,6 +95,7 @@ class Clocks:
 
     def advance(self, view: TestView, now_s: float) -> None:
         """Adds the time since the last call to the waits that are open now."""
+        self.debugged = view.ranks[self.debugged_rank].debugged(now_s) if self.debugged_rank in view.ranks else []
         elapsed_s = 0.0 if self.last_s is None else max(0.0, self.since(self.last_s, now_s))
         self.last_s = now_s
         gave_up_s = _all_gave_up_s(view)
@@ -145,7 +150,8 @@ class Clocks:
 
     def since(self, time_s: float, now_s: float) -> float:
         """Returns the seconds since `time_s`, without pauses."""
-        return now_s - time_s - sum(max(0.0, end_s - max(start_s, time_s)) for start_s, end_s in self.pauses)
+        left_out = (*self.pauses, *self.debugged)
+        return now_s - time_s - sum(max(0.0, min(end_s, now_s) - max(start_s, time_s)) for start_s, end_s in left_out)
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Returns the collectives that ranks issued since the last call, and those that didn't match then."""
@@ -162,6 +168,8 @@ Rule = Callable[[TestView, Clocks, float], Acted | None]
 def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """Returns the first reason to end this test now, or None while it may go on."""
     clocks.advance(view, now_s)
+    if clocks.debugged_rank in view.ranks and view.ranks[clocks.debugged_rank].is_debugged:
+        return None
     for rule in (_exit, _mismatch, _stuck_on_failure, _waited_too_long, _compiled_too_long, _nobody_moves, _overtime):
         acted = rule(view, clocks, now_s)
         if acted is not None:

@@ -6,12 +6,12 @@ command may ask for, nothing in its place blocks a reader or a writer, and a loo
 """
 
 import os
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeAlias
 
+from pytest_megacpp.box.host.plain_files import open_plain
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.commands import Word, read_word, word_line
 from pytest_megacpp.recording.plan import Look, Stop
@@ -78,11 +78,7 @@ def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
     """Returns a regular file. Anything else, links included, is an OSError, and nothing that could block is waited
     for.
     """
-    file = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(None, "it is no regular file", str(path))
-    return os.fdopen(file, mode, buffering=0)
+    return os.fdopen(open_plain(path, flags), mode, buffering=0)
 
 
 def _question(line: bytes) -> Question | None:

@@ -104,7 +104,7 @@ class Ranks:
             "MEGACPP_BOX": str(context.scratch / "box"),
             "MEGACPP_PLAN": str(context.scratch / "plan.json"),
             "MEGACPP_ORIGIN": repr(context.recorder.origin_s),
-            "MEGACPP_EPOCH": repr(context.recorder.epoch_s),
+            "MEGACPP_EPOCH": repr(context.recorder.epoch_s()),
             "MEGACPP_DEVICE": "cpu" if context.plan.dry_run else "cuda",
             **{one.variable: one.target for one in context.plan.data if one.target},
         }
@@ -123,7 +123,7 @@ class Ranks:
         else:
             port = world.store_for(keep=action.keep_group)
         self._oom.look()
-        test, planned = action.attempt, action.attempt.planned
+        test, planned, epoch_s = action.attempt, action.attempt.planned, self._context.recorder.epoch_s()
         world.say(
             Go(
                 test=action.test,
@@ -135,9 +135,10 @@ class Ranks:
                 limits=planned.limits,
                 detail=test.purpose is Purpose.DETAIL,
                 cold=has_cache_of_its_own(planned, self._context.plan),
+                epoch_s=epoch_s,
             )
         )
-        self._watches.begin(world.name, action.test)
+        self._watches.begin(world.name, action.test, epoch_s)
 
     def _has_foreign_group(self, world: str) -> bool:
         tests = [t for t in self._context.recorder.timeline.tests.values() if t.world == world]

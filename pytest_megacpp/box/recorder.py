@@ -24,13 +24,12 @@ class RecordingFailed(OSError):
 
 class Recorder:
     """Writes events and folds them into `timeline`. Times are seconds since it was made, which was at `origin_s`
-    of the monotonic and at `epoch_s` of the wall clock.
+    of the monotonic clock.
     """
 
     def __init__(self, path: str, run_id: str, redactor: Redactor) -> None:
         self.timeline = Timeline()
         self.origin_s = time.monotonic()
-        self.epoch_s = time.time()
         self._run_id = run_id
         self._redactor = redactor
         self._seq: Counter[tuple[str, str]] = Counter()
@@ -40,6 +39,12 @@ class Recorder:
 
     def now_s(self) -> float:
         return time.monotonic() - self.origin_s
+
+    def epoch_s(self) -> float:
+        """Returns the wall clock's time at box time zero, by what it says now: it may be set during a run, and runs
+        faster or slower while it is corrected. torch stamps collectives by it.
+        """
+        return time.time() - self.now_s()
 
     def write(self, fact: ev.Fact, world: str = "", source: str = "box", at_s: float | None = None) -> None:
         """Appends one event. Raises RecordingFailed."""

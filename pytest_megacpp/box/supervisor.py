@@ -69,7 +69,17 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.plan, self.timeline)
-        self._clocks = Clocks(self._pauses)
+        self._clocks = self._new_clocks()
+
+    def _new_clocks(self) -> Clocks:
+        return Clocks(self._pauses, self.plan.debugger.rank if self.plan.debugger is not None else None)
+
+    def _debugged_s(self, now_s: float) -> float:
+        """Returns for how long somebody talked to a debugger in this run."""
+        if self.plan.debugger is None:
+            return 0.0
+        ranks = (test.ranks.get(self.plan.debugger.rank) for test in self.timeline.tests.values())
+        return sum(end_s - start_s for rank in ranks if rank is not None for start_s, end_s in rank.debugged(now_s))
 
     def adopt(self, plan: Plan) -> None:
         """Takes another plan, before there is any attempt."""
@@ -98,7 +108,7 @@ class Supervisor:
         """Returns reason and detail where the run must go no further, whatever it is doing; else None."""
         if self.stop is not None:
             return self.stop
-        if self.plan.run_s and now_s > self.plan.run_s:
+        if self.plan.run_s and now_s - self._debugged_s(now_s) > self.plan.run_s:
             return RunEnd.RUN_LIMIT, f"the run took longer than {self.plan.run_s:g} s"
         if self.plan.budget_s and now_s > self.plan.budget_s:
             return RunEnd.BUDGET, f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
@@ -239,7 +249,7 @@ class Supervisor:
         attempt = self.attempts[test]
         planned = attempt.planned
         self._start_failures.pop(world.size, None)
-        self.running, self._clocks, self._alarm_s = test, Clocks(self._pauses), 0.0
+        self.running, self._clocks, self._alarm_s = test, self._new_clocks(), 0.0
         asks = all(attempt.item in seen.with_lane for _, seen in world.collected.values())
         keep = self._clean.pop(world.name, False) and asks
         self._used.add(world.name)

@@ -30,7 +30,7 @@ class Watches:
         report = partial(context.report, world.name)
         nccl = not context.plan.dry_run
         targets = [world.target(r, nccl=nccl) for r in world.ranks]
-        watches = [RankWatch(t, context.processes, context.recorder.epoch_s, report) for t in targets]
+        watches = [RankWatch(t, context.processes, context.recorder.epoch_s(), report) for t in targets]
         for watch in watches:
             watch.start()
         self._of[world.name] = watches
@@ -39,10 +39,10 @@ class Watches:
         for watch in self._of.pop(world, ()):
             watch.stop()
 
-    def begin(self, world: str, test: int) -> None:
-        """A test begins in the world: they look at its ranks from now on."""
+    def begin(self, world: str, test: int, epoch_s: float) -> None:
+        """A test begins in the world: they look at its ranks from now on. `epoch_s` as in `Go`."""
         for watch in self._of[world]:
-            watch.begin(test)
+            watch.begin(test, epoch_s)
 
     def pause(self, world: str) -> None:
         """No test runs in the world: they look at nothing until the next one begins."""

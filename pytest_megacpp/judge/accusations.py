@@ -1,10 +1,11 @@
 """Owns errors by which several ranks name the rank at fault; must not know who waited or what the box did.
 
-Some of torch's checks end with an exception on every rank whose text names the rank at fault: distributed checkpointing
-passes on what the reader or writer of a rank raised, and DDP compares numbers of parameters. The rank numbers in these
-texts are those of the group in which the ranks communicated, which is the group of their last collective. The word of
-one rank isn't enough. If the group isn't known, no rank is named, and a rank that hasn't raised itself is never named.
-A checkpoint that was saved without communication calls every rank 0.
+Some checks end with an exception on every rank whose text names the rank at fault: distributed checkpointing passes on
+what the reader or writer of a rank raised, DDP compares parameters, and `Lane.assert_same` tensors. The rank numbers in
+these texts are those of the group in which the ranks communicated, which is the group of their last collective. The
+word of one rank isn't enough. If the group isn't known, no rank is named. A rank that hasn't raised itself is named
+only where it can't: DDP compares the others with the first of a group. A checkpoint that was saved without
+communication calls every rank 0.
 """
 
 from collections import Counter, defaultdict
@@ -29,27 +30,31 @@ _PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgat
 @dataclass(frozen=True, slots=True)
 class _Accusation:
     """What several exceptions say: `what` is the predicate of a sentence about the `blamed` ranks, and the `accusers`
-    raised the exceptions.
+    raised the exceptions. `is_whole`: all have that can, although not every rank did.
     """
 
     blamed: tuple[int, ...]
     what: str
     accusers: tuple[RankFailure, ...]
     uncertainties: tuple[Uncertainty, ...] = ()
+    is_whole: bool = False
 
 
 def find(case: Case, own: Sequence[RankFailure], first: RankFailure) -> Finding | None:
     """Returns the finding for the ranks that the exceptions of others name; None if another failure came first."""
     messages_by_rank = {t.rank: t.message for t in own}
-    named = _passed_on(case, own, messages_by_rank) or _counted(case, own, messages_by_rank)
+    found = (rule(case, own, messages_by_rank) for rule in (_passed_on, _counted, _unlike_first, _of_another_tensor))
+    named = next((accusation for accusation in found if accusation is not None), None)
     if named is None or (first not in named.accusers and first.rank not in named.blamed) or case.exits:
         return None
     others = [t for t in named.accusers if t.rank not in named.blamed]
     then = of_ranks([t.rank for t in others], f"then raised {others[0].text.partition(':')[0]}") if others else ""
-    whole = len(named.accusers) == case.test.size
+    whole = named.is_whole or len(named.accusers) == case.test.size
+    raised = {t.rank for t in own}
+    died = raised.issuperset(named.blamed) and aftermath.stuck(case, raised)
     return Finding(
-        Code.RANK_DEATH if aftermath.stuck(case, [t.rank for t in own]) else Code.TEST_FAILED,
-        joined((of_ranks(named.blamed, named.what), then, aftermath.sentence(case, [t.rank for t in own]))),
+        Code.RANK_DEATH if died else Code.TEST_FAILED,
+        joined((of_ranks(named.blamed, named.what), then, aftermath.sentence(case, sorted(raised)))),
         named.blamed,
         VerdictCause.EXCEPTION,
         first.phase,
@@ -120,6 +125,40 @@ def _counted(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[i
         return None
     counts_text = "; ".join(text for group in groups if group and (text := group[1]))
     return _Accusation(odd, f"built a different model for DDP than the other ranks: {counts_text}", accusers)
+
+
+def _unlike_first(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
+    """Returns the ranks whose model has a parameter of another shape or layout than that of most of their group. DDP
+    compares every rank with the first one of the group, so that where this one is the odd one all others raise.
+    """
+    said = {rank: text for rank, text in messages_by_rank.items() if messages.unlike_first(text)}
+    accusers = tuple(t for t in own if t.rank in said)
+    members = _group_of(case, accusers) if accusers else ()
+    if not set(said) < set(members) or members[0] in said or 2 * len(said) < len(members):
+        return None
+    if len({messages.unlike_first(text) for text in said.values()}) > 1:
+        return None
+    like_first = tuple(r for r in members if r not in said)
+    different = "built a different model for DDP than the other ranks"
+    if 2 * len(said) > len(members):
+        who = f"{ranks_named(said)} have a parameter of another shape or layout"
+        return _Accusation(like_first, f"{different}: {who}", accusers, is_whole=True)
+    doubt = Uncertainty(Source.REPORTS, f"as many ranks are like {ranks_named(members[:1])}, which DDP compares with")
+    return _Accusation(tuple(sorted(said)), f"{different}", accusers, (doubt,), is_whole=True)
+
+
+def _of_another_tensor(
+    case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]
+) -> _Accusation | None:
+    """Returns the ranks that `Lane.assert_same` names on every rank."""
+    named = {rank: odd for rank, text in messages_by_rank.items() if (odd := messages.of_another_tensor(text))}
+    accusers = tuple(t for t in own if t.rank in named)
+    if len(named) < 2 or len(set(named.values())) > 1:
+        return None
+    odd = next(iter(named.values()))
+    if not set(odd) < set(named):
+        return None
+    return _Accusation(odd, "had a tensor that differs from that of the other ranks", accusers)
 
 
 def _by_group(case: Case, accusers: Sequence[RankFailure]) -> list[tuple[int, ...]]:

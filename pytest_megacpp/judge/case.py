@@ -46,6 +46,7 @@ _ORDER = tuple(TestPhase)
 _AT_FIRST_USE = re.compile(
     r"NCCL|nccl(?:UniqueId|Comm|SystemError)|connectFullMesh|socket\w{1,20}Connect|Duplicate GPU|shared memory|/dev/shm"
 )
+_JOINS = re.compile(r"[/\\]torch[/\\]distributed[/\\]rendezvous\.py|store_based_barrier")  # with no group announced
 SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 BETWEEN_COMPILES_S = 0.5  # between the parts of a model; the box looks every 0.1 s
 FRESH_STACK_S = 1.0  # the box looks twice as often at a rank that imports the compiler
@@ -96,6 +97,7 @@ class RankFailure:
     message: str = ""  # in full, of one that raised
     propagates: bool = False  # an exception that was being handled, in a `finally` or an `__exit__`
     own_error: str = ""
+    own_store: bool = False  # one about a store or a server is about one of the test's own
     raised_from: str = ""  # part of `text`
     gave_up: bool = False  # that a peer did not come is inferred from what it waited in; its words don't say so
 
@@ -182,8 +184,8 @@ class Case:
             return None
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
-        kind = self._alone(errors.classify(error))
-        if kind is Kind.RENDEZVOUS and self.uses_own_store(view.rank, time_s, error.message):
+        kind, own_store = self._alone(errors.classify(error)), self._uses_own_store(view.rank, time_s, error)
+        if kind is Kind.RENDEZVOUS and own_store:
             kind = Kind.OWN
         where = file_line(error.file, error.line)
         return RankFailure(
@@ -197,6 +199,7 @@ class Case:
             report.when,
             message=error.message,
             raised_from=raised_from(error),
+            own_store=own_store,
             own_error=_own_error(error) if kind.secondary else "",
         )
 
@@ -204,10 +207,12 @@ class Case:
         time_s, broken = self.world.broken.get(view.rank, (0.0, None))
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
-        kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
+        error = ev.Error(broken.type, broken.message, "", 0, broken.traceback)
+        kind, own_store = self._alone(errors.classify(error)), self._uses_own_store(view.rank, time_s, error)
         text = f"{broken.stage} failed: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
         phase = self.phase_at(view.rank, time_s)
-        return RankFailure(view.rank, time_s, FailureSource.BROKEN, kind, cause_of(kind), text, "", phase)
+        source = FailureSource.BROKEN
+        return RankFailure(view.rank, time_s, source, kind, cause_of(kind), text, "", phase, own_store=own_store)
 
     def _exited(self, view: RankView) -> RankFailure | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
@@ -260,10 +265,11 @@ class Case:
             error_text(error),
             where,
             phase,
+            raised_from=raised_from(error),
             propagates=handles.propagates,
         )
 
-    def uses_own_store(self, rank: int, time_s: float, message: str) -> bool:
+    def _uses_own_store(self, rank: int, time_s: float, error: ev.Error) -> bool:
         """Returns whether an error about a store or a server is about one of the test's own: the rank had a default
         group and was making no other, and it isn't NCCL or gloo that connects at the first use of a group.
         """
@@ -271,7 +277,8 @@ class Case:
         made = (j.end_s for j in view.joinings if j.call == "init_process_group" and not j.failed)
         has_one = (view.collectives.world_since_s or float("inf")) <= time_s
         had_one = any(end_s is not None and end_s <= time_s for end_s in made)
-        return (has_one or had_one) and view.not_joined(time_s) is None and not _AT_FIRST_USE.search(message)
+        joins = view.not_joined(time_s) is not None or _JOINS.search(f"{error.message}\n{error.traceback}")
+        return (has_one or had_one) and not joins and not _AT_FIRST_USE.search(error.message)
 
     def _alone(self, kind: Kind) -> Kind:
         """Returns the kind of an error; in a world of one, which has no peers, every error is the rank's own."""

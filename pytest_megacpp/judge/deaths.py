@@ -207,12 +207,15 @@ def _raised_alike(alike: Sequence[RankFailure]) -> str:
 
 
 def _was_joining(case: Case, failure: RankFailure) -> bool:
-    """Returns whether the rank failed on its way into a process group, before any collective."""
+    """Returns whether the rank failed on its way into a process group, before any collective but those of a default
+    group that it had destroyed.
+    """
+    last, destroyed_s = case.last_entered(failure.rank, failure.time_s), case.ranks[failure.rank].collectives.floor_s
     return (
         failure.kind in (Kind.JOIN, Kind.RENDEZVOUS)
         and failure.phase is not TestPhase.TEARDOWN
-        and case.last_entered(failure.rank, failure.time_s) is None
-        and not case.uses_own_store(failure.rank, failure.time_s, failure.message)
+        and (last is None or last.entered_s <= destroyed_s <= failure.time_s)
+        and not failure.own_store
     )
 
 
@@ -298,6 +301,9 @@ def not_joined(case: Case) -> Finding | None:
     lost = aftermath.victims(case)
     if not lost or case.exits or len(lost) < len(case.failures) or not all(_was_joining(case, t) for t in lost):
         return None
+    had_met = any(case.last_entered(t.rank, t.time_s) is not None for t in lost)
+    if had_met and len(lost) < len(case.ranks):
+        return None  # one that comes to no second group is late, as to any other call
     sought = [_sought(case, t) for t in lost]
     named, elsewhere = _named({t.rank: s for t, s in zip(lost, sought, strict=True)})
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
@@ -320,25 +326,25 @@ def not_joined(case: Case) -> Finding | None:
 
 
 def _named(sought: Mapping[int, "_Sought"]) -> tuple[set[int], set[int]]:
-    """Returns, by whom each rank's store lacked, the ranks that did not come, and which of them lacked others of the
-    same group: they came to another store, or with another prefix. Then those count that most ranks lacked. One that
-    lacks itself has a number that is another's; one that lacks a member of another group is held up by that.
+    """Returns, by whom each rank's store lacked, the ranks that did not come, and which of them came elsewhere: they
+    lacked others of the same group, or each was held up by another of them. Then those count that most ranks lacked.
+    One that lacks itself has a number that is another's; one that lacks a member of another group is held up by that.
     """
     votes = Counter(s.named for s in sought.values() if s.named is not None)
     lacking = {r for r in votes if r in sought and sought[r].named not in (None, r)}
-    groups = {s.named: s.members for s in sought.values()}
-    elsewhere = {r for r in lacking if sought[r].members == groups[r]}
-    if not elsewhere:
-        return {*votes} - lacking or {*votes}, set()
+    groups = {(s.named, s.members) for s in sought.values()}
+    elsewhere = {r for r in lacking if (r, sought[r].members) in groups}
+    if not elsewhere and len(lacking) < len(votes):
+        return {*votes} - lacking, set()
     most = {r for r, count in votes.items() if count == max(votes.values())}
-    return most, elsewhere & most
+    return most, (elsewhere or lacking) & most
 
 
 def _doubts_of_joining(are_named: Collection[int], elsewhere: Collection[int]) -> Iterator[Uncertainty]:
     if not are_named:
         yield Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for")
     if elsewhere:
-        text = f"{ranks_named(elsewhere)} came as well, but to another store or with another prefix"
+        text = f"{ranks_named(elsewhere)} came as well, but to another store or group, or with another prefix"
         yield Uncertainty(Source.GROUPS, text)
 
 

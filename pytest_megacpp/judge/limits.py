@@ -6,7 +6,7 @@ from dataclasses import replace
 from pytest_megacpp.judge import aftermath, stalls, wait_roots
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
@@ -15,6 +15,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 RECENT_S = 5.0  # a rank that made progress this shortly before a limit counts as active, however short `stall` is
+QUIET_SHARE = 0.25  # of the test's time: after more of it without progress, the test may have been stuck
 
 
 def find(case: Case) -> Finding | None:
@@ -143,14 +144,20 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     compiling = [r for r in present if case.is_compiling(r)]
     analysis = analyze_waits(case)
     doing = f"; {was(compiling)} still compiling" if compiling else _who_waited(analysis)
+    quiet_s = min(wait_roots.quiet_s(case, r) for r in present)
+    of_the_test = case.why is ActReason.TEST_LIMIT  # that of the run may come as soon as the test has begun
+    was_quiet = of_the_test and quiet_s > QUIET_SHARE * (case.end_s - case.test.started_s)
+    what = f"had made no progress for {seconds(quiet_s)}" if was_quiet else "was still making progress"
+    doubts = (Uncertainty(Source.COUNTERS, f"no rank made progress for {seconds(quiet_s)}"),) if was_quiet else ()
     return Finding(
         Code.OVERTIME,
-        f"the test was still making progress when {limit} passed{doing}",
+        f"the test {what} when {limit} passed{doing}",
         (),
         VerdictCause.RUN_LIMIT if case.why is ActReason.RUN_LIMIT else None,
         case.phase_of(present[0]),
         _limit_evidence(case, present),
         relies=frozenset({Source.COUNTERS, Source.CLOCKS}),
+        uncertainties=doubts,
         time_s=case.end_s,
     )
 

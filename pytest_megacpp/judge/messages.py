@@ -48,6 +48,11 @@ _WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
 _RANKS_TRACEBACK = re.compile(r"^Traceback \(most recent call last\): \(RANK (\d{1,6})\)$", re.MULTILINE)
 _NOT_PASSED = re.compile(r"\[Rank (\d{1,6})\]: Ranks? (\d[\d, ]{0,2000}) failed to pass monitoredBarrier")
 _HAS_PARAMS = re.compile(r"Rank \d{1,6} has (\d+ params), while rank \d{1,6} has inconsistent \d+ params")
+_UNLIKE_FIRST = re.compile(
+    r"params\[\d{1,9}\] in this process with sizes \[[\d, ]{0,200}\] appears not to match (?:sizes|strides) of the same"
+    r" param in process 0"
+)
+_TENSOR_DIFFERS = re.compile(r"\btensor differs on ranks \[(\d{1,6}(?:, \d{1,6}){0,4096})\]:\n")
 KEPT_HEADS = 3
 
 
@@ -125,6 +130,20 @@ def absent(message: str) -> tuple[int, frozenset[int]] | None:
     if found is None:
         return None
     return int(found[1]), frozenset(int(part) for part in found[2].split(",") if part.strip().isdecimal())
+
+
+def unlike_first(message: str) -> str:
+    """Returns what DDP says of a parameter whose shape or layout isn't that of the group's first rank; else empty. The
+    first rank compares itself with nobody.
+    """
+    found = _UNLIKE_FIRST.search(message)
+    return found[0] if found else ""
+
+
+def of_another_tensor(message: str) -> tuple[int, ...]:
+    """Returns the ranks whose tensor isn't that of most ranks, as `Lane.assert_same` names them; else none."""
+    found = _TENSOR_DIFFERS.search(message)
+    return tuple(map(int, found[1].split(", "))) if found else ()
 
 
 def parameters(message: str) -> str:

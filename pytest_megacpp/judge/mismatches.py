@@ -18,7 +18,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import is_message
 from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import bare_op, signature_of
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.vocabulary import TestPhase
@@ -35,7 +35,8 @@ def find(case: Case) -> Finding | None:
     runtime; then the ranks' own digests.
     """
     sure = [found for found in (_from_recorders(case), members.find(case)) if found is not None]
-    return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
+    first = min(sure, key=lambda found: found.time_s, default=None)
+    return first or _from_runtime_errors(case) or _from_digests(case) or _left_open(case)
 
 
 def without_victims(case: Case, found: Finding) -> Finding | None:
@@ -229,7 +230,7 @@ def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
     """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
     entries = {text: case.test.entry_of(ranks[0], found.group, found.seq) for text, ranks in found.variants}
-    sizes = {text: entry.numel_in for text, entry in entries.items() if entry is not None}
+    sizes = {text: signature_of(entry)[2] for text, entry in entries.items() if entry is not None}
     smallest = min(sizes, key=sizes.__getitem__, default=None)
     variants = {text: (*ranks, *aborted) if text == smallest else ranks for text, ranks in found.variants}
     variants = {text: tuple(sorted(ranks)) for text, ranks in variants.items()}
@@ -321,6 +322,38 @@ def _from_digests(case: Case) -> Finding | None:
             for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
         ),
         relies=frozenset({Source.REPORTS, Source.GROUPS}),
+        time_s=case.end_s,
+    )
+
+
+def _left_open(case: Case) -> Finding | None:
+    """Returns the finding for a test that passed although ranks left a collective open without which others are
+    through: it can never complete. A test may do so on purpose, and poll.
+    """
+    found = case.test.left_open() if case.test.passed and not case.failures and case.why is None else ()
+    if not found:
+        return None
+    left = found[0]
+    entries = (case.test.entry_of(rank, left.group, left.seq) for rank in left.issued)
+    op = next((bare_op(entry.op) for entry in entries if entry is not None), "collective")
+    what = f"{op} #{left.seq} of group {plain(left.group, 40)}"
+    size = len(left.issued) + len(left.lacking)
+    odd = next((few for few in (left.lacking, left.issued) if 2 * len(few) < size), ())
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        f"{ranks_named(left.issued)} left {what} open, which {ranks_named(left.lacking)} never issued: no rank waited"
+        " for it, but it can't complete",
+        odd,
+        None,
+        TestPhase.CALL,
+        (
+            Evidence(
+                None, None, Witness.REPORT, f"{what} is open on {ranks_named(left.issued)} at the end of the test"
+            ),
+            Evidence(None, None, Witness.REPORT, f"{ranks_named(left.lacking)} finished the test without it"),
+        ),
+        relies=frozenset({Source.REPORTS, Source.GROUPS}),
+        uncertainties=(Uncertainty(Source.COLLECTIVES, "a test that gives up on a collective looks the same"),),
         time_s=case.end_s,
     )
 

@@ -99,20 +99,26 @@ def _lack_of_peers(case: Case, failed: Collection[int]) -> Iterator[Uncertainty]
     """Yields a reason for doubt where all that failed as expected had waited for others in vain: the test may have
     failed in a way that nobody expected.
     """
-    lacked = {r: what for r in failed if (what := _lacked(case, r, failed))}
+    reported = {r: min(_expected_failures(case, r), key=lambda tr: tr[0]) for r in failed}
+    lacked = {r: what for r in failed if (what := _lacked(case, r, reported))}
     if lacked and len(lacked) == len(failed) and case.test.size > 1:
         text = f"{ranks_named(failed)} failed because a peer did not come: {next(iter(lacked.values()))}"
         yield Uncertainty(Source.COLLECTIVES, text)
 
 
-def _lacked(case: Case, rank: int, failed: Collection[int]) -> str:
-    """Returns what shows that the rank failed for lack of one that had not failed itself; empty if nothing does."""
-    reported = min(((t, r) for t, r in case.ranks[rank].reports.values() if is_xfail(r)), key=lambda tr: tr[0])
-    time_s, report = reported
+def _expected_failures(case: Case, rank: int) -> Iterator[tuple[float, Reported]]:
+    return ((t, r) for t, r in case.ranks[rank].reports.values() if is_xfail(r))
+
+
+def _lacked(case: Case, rank: int, reported: Mapping[int, tuple[float, Reported]]) -> str:
+    """Returns what shows that the rank failed for lack of one that had not failed itself by then; empty if nothing
+    does. `reported`: the expected failure of each rank that has one, with its time.
+    """
+    time_s, report = reported[rank]
     if report.error is not None and classify(report.error).secondary:
         return f"it is what {short_type(plain(report.error.type, 60))} says"
     held = opened(rank, time_s, case.ranks, case.test.groups)
-    absent = [r for r in held.absent if r not in failed] if held else []
+    absent = [r for r in held.absent if r not in reported or reported[r][0] > time_s] if held else []
     if held and absent:
         return f"rank {rank} was in {held.what}, which {ranks_named(absent)} had not entered"
     what = left_open(rank, time_s, report.error, case.ranks)

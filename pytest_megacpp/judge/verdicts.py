@@ -222,7 +222,8 @@ class TestResult:
     """One lane test judged.
 
     `durations` are seconds per phase, of the slowest rank. `index` is the plan's. If there were several attempts
-    (`attempts`, in order), the verdict is about `attempt`, else about the only one.
+    (`attempts`, in order), the verdict is about `attempt`, else about the only one. `missed`: how the verdict differs
+    from the one that a fault drill expects; empty if it does not, or if none is expected.
     """
 
     __test__ = False
@@ -234,6 +235,7 @@ class TestResult:
     durations: dict[str, float] = field(default_factory=dict)
     attempt: int | None = None
     attempts: tuple[Attempt, ...] = ()
+    missed: str = ""
 
     @property
     def number(self) -> int:

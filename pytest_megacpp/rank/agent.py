@@ -7,7 +7,8 @@ import contextlib
 import os
 import socket
 import threading
-import time
+from os import getpid  # a test may replace what the modules `os` and `time` have
+from time import monotonic
 
 from pytest_megacpp.recording.codec import from_json
 from pytest_megacpp.recording.events import RankFact
@@ -21,14 +22,15 @@ BOX_GONE = 71
 
 class Agent:
     """The connection to the box. `send` is safe from any thread, and does nothing in forked children. Times are the
-    box's, in seconds; `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
+    box's, in seconds; `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock,
+    the latter as the box found it when the test began.
     """
 
     def __init__(self, path: str, token: str, rank: int, origin_s: float, epoch_s: float) -> None:
         self.rank = rank
         self.epoch_s = epoch_s
         self._origin_s = origin_s
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._lock = threading.Lock()
         self._held: list[bytes] = []
         self._socket = socket.socket(socket.AF_UNIX)
@@ -43,7 +45,7 @@ class Agent:
         self._lock = threading.Lock()
 
     def now_s(self) -> float:
-        return time.monotonic() - self._origin_s
+        return monotonic() - self._origin_s
 
     def send(self, fact: RankFact, at_s: float | None = None, *, hold: bool = False, wait: bool = True) -> None:
         """Sends a fact; `hold` lets it travel with the next one, which must follow at once. Without `wait` it is
@@ -73,7 +75,7 @@ class Agent:
     @property
     def is_forked(self) -> bool:
         """Whether this process is a child that a test forked."""
-        return os.getpid() != self._pid
+        return getpid() != self._pid
 
     def receive(self) -> Go | Leave:
         """Waits for the box's next command and returns it. The end of the line is a `Leave`."""
@@ -84,7 +86,11 @@ class Agent:
         if not line:
             return Leave()
         data = read_object(line)
-        return from_json(Go, data) if "test" in data else Leave()
+        if "test" not in data:
+            return Leave()
+        go = from_json(Go, data)
+        self.epoch_s = go.epoch_s if go.epoch_s is not None else self.epoch_s
+        return go
 
 
 def _leave_word(error: OSError) -> None:

@@ -114,7 +114,9 @@ class Lookout(threading.Thread):
     issued collectives of which its recorder has none (decision 0070).
     """
 
-    def __init__(self, epoch_s: float, send: Callable[[Read], object], unrecorded: Callable[[str], object]) -> None:
+    def __init__(
+        self, epoch_s: Callable[[], float], send: Callable[[Read], object], unrecorded: Callable[[str], object]
+    ) -> None:
         super().__init__(name="megacpp-lookout", daemon=True)
         self._epoch_s = epoch_s
         self._send = send
@@ -130,7 +132,7 @@ class Lookout(threading.Thread):
 
     def look(self) -> None:
         """Looks once. A backend counts what it issues a moment before the recorder has it, so two looks must agree."""
-        if (seen := read_hooks(self._epoch_s, ENTRIES)) != self._last:
+        if (seen := read_hooks(self._epoch_s(), ENTRIES)) != self._last:
             self._last = seen
             self._send(together(NOTHING, NOTHING, seen))
         suspect = unrecorded()

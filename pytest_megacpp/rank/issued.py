@@ -72,6 +72,11 @@ class Issued:
         """Of how many collectives the digests tell nothing, as far as that is known."""
         return self._missed if self._exact else max(self._missed, 1)
 
+    @property
+    def may_have_failed(self) -> bool:
+        """Whether a collective of the test is known to have failed, or to have been given up."""
+        return self._unsure
+
     def begin(self) -> None:
         """Forgets what was issued until now."""
         self._exact, self._unsure, self.hearing = True, False, Hearing()

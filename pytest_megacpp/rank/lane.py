@@ -192,7 +192,8 @@ class Lane:
         odd = [rank for rank, signature in enumerate(signatures) if signature != majority]
         if odd:
             lines = "\n".join(f"  rank {rank}: {signature}" for rank, signature in enumerate(signatures))
-            raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")
+            where = f"on ranks {odd}" if 2 * len(odd) < len(signatures) else "between ranks"
+            raise AssertionError(f"tensor differs {where}:\n{lines}")
 
     def _gathered(self, text: str) -> list[str]:
         """Returns the text of every rank. It is gathered by tensors: torch's object collectives need numpy, which torch

@@ -225,7 +225,7 @@ class Observers:
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
         if not self._device_sent and is_nccl(backend):
             self._device_sent = True
-            Lookout(self.agent.epoch_s, self._send_own_record, self._unrecorded).start()
+            Lookout(lambda: self.agent.epoch_s, self._send_own_record, self._unrecorded).start()
             try:
                 self._send_device()
             except Exception as e:

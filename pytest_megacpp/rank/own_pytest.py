@@ -1,34 +1,17 @@
 """Owns how a pytest in the box differs from the one that the user started at a desk; must not know what it is for."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
+from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.recording.plan import Plan
 
-# What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
-_DESK_OPTIONS: dict[str, object] = {
-    "maxfail": 0,
-    "lf": False,
-    "failedfirst": False,
-    "newfirst": False,
-    "stepwise": False,
-    "cacheclear": False,
-    "usepdb": False,
-    "trace": False,
-    "xmlpath": None,
-    "htmlpath": None,
-    "report_log": None,
-    "numprocesses": None,
-    "dist": "no",
-    "tx": [],
-    "looponfail": False,
-    "durations": None,
-    "timeout": None,
-    "cov_source": None,
-}
-_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
+_DESK_PLUGINS = (
+    *("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures"),
+    *("annotate_errors", "annotate_warnings"),  # of pytest-github-actions-annotate-failures
+)
 
 
 def arguments(plan: Plan) -> list[str]:
@@ -48,22 +31,33 @@ class OwnPytest:
 
     def __init__(self) -> None:
         self.__name__ = "megacpp-rank"
+        self._desk_options = DeskOptions()
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
-        if hasattr(early_config.known_args_namespace, "cov_source"):
-            early_config.known_args_namespace.cov_source = None
-        yield
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        self._desk_options.hear_parser(parser)
+
+    def pytest_plugin_registered(self, plugin: object) -> None:
+        self._desk_options.hear_plugin(plugin)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Generator[None, object, object]:
+        """Some plugins read their options before there is a configuration."""
+        self._desk_options.reset(early_config.known_args_namespace, early_config.pluginmanager)
+        return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
-        for name, value in _DESK_OPTIONS.items():
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
+        self._desk_options.reset(config.option, config.pluginmanager)
         config.option.basetemp = os.environ["MEGACPP_TMP"]
+        config.pluginmanager.register(_WithoutDeskPlugins(), "megacpp-rank-plugins")
         if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
             config.option.tbstyle = "short"
+
+
+class _WithoutDeskPlugins:
+    """Registered after every plugin and conftest, so that the last one to configure itself is this one: others look for
+    pytest's reporter when they do, to put their own in its place.
+    """
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:

@@ -12,14 +12,17 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.collection import most_telling, other_parameters
+from pytest_megacpp.rank.coverage_data import CoverageData
 from pytest_megacpp.rank.crash import CrashLine
+from pytest_megacpp.rank.debugger import RankDebugger
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
@@ -28,6 +31,7 @@ from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.rank.own_pytest import OwnPytest
 from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
+from pytest_megacpp.rank.snapshots import Snapshots
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -45,6 +49,7 @@ from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, Tes
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 SETTLE_LOOKS = 20
+DEBUGGED_S = 7 * 86_400.0  # groups wait for a rank that somebody debugs
 SETTLE_S = 0.001
 _PHASES = frozenset(TestPhase)
 
@@ -64,6 +69,9 @@ class RankSession(OwnPytest):
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
+        self._snapshots = Snapshots(agent.rank)
+        self._coverage = CoverageData(is_wanted=plan.coverage)
+        self._debugger = RankDebugger(agent, plan.debugger, lambda: observers.test)
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -76,10 +84,15 @@ class RankSession(OwnPytest):
 
     # -- start ---------------------------------------------------------------------------------------------
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Generator[None, object, object]:
+        self._coverage.begin(early_config.known_args_namespace)
+        return (yield from super().pytest_load_initial_conftests(early_config))
+
     @pytest.hookimpl(trylast=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        super().pytest_configure(config)
+    def pytest_configure(self) -> None:
         self.crash.use()
+        self._snapshots.begin()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -149,7 +162,8 @@ class RankSession(OwnPytest):
         self.observers.issued.begin()
         self.observers.handling.begin()
         self._apply_purpose(go)
-        self.observers.patience.begin(go.limits)
+        is_debugged = self.plan.debugger is not None
+        self.observers.patience.begin(replace(go.limits, test=DEBUGGED_S) if is_debugged else go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
@@ -168,6 +182,11 @@ class RankSession(OwnPytest):
         except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
             self._report_beside(go, e)
         self.hot_reads.end()
+        try:
+            self._snapshots.test_is_over(item.session)
+            self._coverage.test_is_over()
+        except Exception as e:
+            self._report_beside(go, e)
         self.observers.send_compiled()
         with contextlib.suppress(Exception):
             self.observers.check_recorders()
@@ -175,7 +194,9 @@ class RankSession(OwnPytest):
         clean, foreign = self._group.after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         digests, missed = self.observers.finished()
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
+        is_open = entered > completed and not self.observers.issued.may_have_failed
+        fact = Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed, is_open)
+        self.agent.send(fact)
         self.observers.test = None
 
     def _apply_purpose(self, go: Go) -> None:
@@ -238,6 +259,13 @@ class RankSession(OwnPytest):
         if lane.ensure_group():
             self._group.made_by_plugin()
         return lane
+
+    def pytest_enter_pdb(self, pdb: Any) -> None:
+        self._debugger.enter(pdb)
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+        if self._go is not None and call.excinfo is not None:
+            self._debugger.examine(call.excinfo, node.config)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self) -> bool:

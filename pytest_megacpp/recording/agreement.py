@@ -5,7 +5,7 @@ docs/decisions/0005 and 0079 say why digests are taken, and of what.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -14,7 +14,7 @@ from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import CUT, before, stretches, whole
-from pytest_megacpp.recording.operations import bare_op, describe, signature_of
+from pytest_megacpp.recording.operations import describe, signature_of
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
 
@@ -31,13 +31,14 @@ class Aspect(StrEnum):
 
     def of(self, entry: Collective) -> object:
         """The part of a rank's entry that this aspect compares."""
+        op, dtype, numel = signature_of(entry)
         match self:
             case Aspect.OPERATION:
-                return bare_op(entry.op)
+                return op
             case Aspect.DTYPE:
-                return entry.dtype
+                return dtype
             case Aspect.SIZE:
-                return entry.numel_in
+                return numel
             case _:
                 assert_never(self)
 
@@ -89,10 +90,13 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
     (top, count), *rest = votes.most_common()
     tie = bool(rest) and rest[0][1] == count
     odd = () if tie else tuple(r for r in sorted(entries) if aspect.of(entries[r]) != top)
-    by_text: dict[str, list[int]] = defaultdict(list)
+    alike: dict[tuple[str, object], list[int]] = defaultdict(list)
     for rank in sorted(entries):
-        by_text[describe(entries[rank])].append(rank)
-    return Disagreement(key[0], key[1], aspect, tuple((t, tuple(rs)) for t, rs in by_text.items()), odd)
+        alike[describe(entries[rank]), aspect.of(entries[rank])].append(rank)
+    often = Counter(text for text, _ in alike)
+    texts = {one: one[0] if often[one[0]] == 1 else f"{one[0]}, {aspect} {one[1]}" for one in alike}
+    variants = tuple((texts[one], tuple(ranks)) for one, ranks in alike.items())
+    return Disagreement(key[0], key[1], aspect, variants, odd)
 
 
 def differing(
@@ -122,6 +126,42 @@ def uncompared(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> tupl
             if not groups.knows(group) or not _all_equal(by_rank.get(rank, {}) for rank in groups.of(group, ()))
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOpen:
+    """Ranks that `issued` the newest collective of a group, of which it is open at the end of the test for at least
+    one, and the members that finished the test without it.
+    """
+
+    group: str
+    seq: int
+    issued: tuple[int, ...]
+    lacking: tuple[int, ...]
+
+
+def left_open(
+    digests: Mapping[int, Mapping[str, str]], open_on: Collection[int], groups: Groups
+) -> tuple[LeftOpen, ...]:
+    """Groups in which a collective is left open that not all members issued. `digests`: of ranks of which nothing is
+    lost, so that a group without one is one in which a rank issued nothing; `open_on`: those that left some open
+    although no call for one failed.
+    """
+    found = []
+    for group, by_rank in sorted(_by_group(digests, groups).items()):
+        members = groups.of(group, ()) if groups.knows(group) else ()
+        newest = {rank: _newest(by_rank.get(rank, {})) for rank in members}
+        seq = max(newest.values(), default=0)
+        issued = tuple(rank for rank in sorted(newest) if newest[rank] == seq)
+        lacking = tuple(rank for rank in sorted(newest) if newest[rank] < seq)
+        if lacking and digests.keys() >= newest.keys() and not set(open_on).isdisjoint(issued):
+            found.append(LeftOpen(group, seq, issued, lacking))
+    return tuple(found)
+
+
+def _newest(its: Mapping[str, str]) -> int:
+    """The newest number of a rank's stretches."""
+    return max((_last(whole(stretch)) for stretch in its.values()), default=0)
 
 
 def _by_group(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[str, dict[int, Mapping[str, str]]]:

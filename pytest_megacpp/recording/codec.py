@@ -48,10 +48,11 @@ def key_of(field: "Field[Any]") -> str:
 
 def to_json(value: object) -> Any:
     """A dataclass, or anything made of dataclasses, tuples and JSON values, as JSON data."""
-    if type(value) in _SCALARS:
+    kind: Any = type(value)
+    if kind in _SCALARS:
         return value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {key_of(f): to_json(getattr(value, f.name)) for f in fields(value)}
+    if (named := _keys(kind)) is not None:
+        return {key: to_json(getattr(value, name)) for name, key in named}
     if isinstance(value, tuple | list):
         return [to_json(v) for v in value]
     if isinstance(value, dict):
@@ -59,6 +60,12 @@ def to_json(value: object) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     return value.to_json() if isinstance(value, Numbers) else value
+
+
+@cache
+def _keys(cls: type) -> tuple[tuple[str, str], ...] | None:
+    """The names of a dataclass's fields with their keys; None of another class."""
+    return tuple((f.name, key_of(f)) for f in fields(cls)) if is_dataclass(cls) else None
 
 
 def from_json(cls: type[T], data: object) -> T:

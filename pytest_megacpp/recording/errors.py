@@ -141,8 +141,10 @@ SIGNS = (
 )
 
 _OF_TORCH = frozenset({Kind.MISMATCH, Kind.JOIN, Kind.RENDEZVOUS})
-"""What a test's own code only quotes: where it calls torch for this, torch raises the error, or says which C++ did."""
-_TORCH = "/torch/"  # DDP's reducer fails in autograd, and a compiled collective in `_ops.py`
+"""What code that doesn't communicate only quotes: a test's own, or a part of torch that passes on what others raised
+(workers, checkpoints). Who calls for this gets it from where torch communicates, or torch says which C++ raised it.
+"""
+_TORCH = "/torch/"  # finds a mismatch anywhere: DDP's reducer fails in autograd, a compiled collective in `_ops.py`
 _OF_CALLED = "On WorkerInfo("  # of the function that an rpc called
 # A test that fails by its own words is no victim, whatever it quotes, unless it says that a peer's error is the cause.
 _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInterrupt"})
@@ -192,7 +194,7 @@ def _classified(error: Error) -> Kind:
         return Kind.OWN
     communicating = _is_of_communication(short, error.message, error.raised_in, error.traceback)
     said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating, error.raised_in)
-    kind = _TYPES.get(short) or said
+    kind = said if said is Kind.CUDA_OOM else _TYPES.get(short) or said  # an AcceleratorError is for any CUDA error
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
         kinds = [_kind_of(raised[0], communicating) for raised in _RAISED.finditer(error.traceback)]
         return next((k for k in kinds if k.secondary), kind)
@@ -301,8 +303,10 @@ _NCCL_GAVE_UP = re.compile(r"ncclUnhandledCudaError|unhandled cuda error|\bwhat\
 
 def _kind_of(text: str, communicating: bool | None, raised_in: str = "") -> Kind:
     signs = (s for s in SIGNS if s.counts(communicating) and s.pattern.search(text))
-    is_quoted = communicating is False and _TORCH not in raised_in
-    return next((s.kind for s in signs if not (is_quoted and s.kind in _OF_TORCH)), Kind.OWN)
+    quoted = _OF_TORCH if communicating is False else frozenset()
+    if _TORCH in raised_in:
+        quoted -= {Kind.MISMATCH}
+    return next((s.kind for s in signs if s.kind not in quoted), Kind.OWN)
 
 
 _NVLS_SIGNS = tuple(sign.pattern for sign in SIGNS if sign.kind is Kind.NVLS)

@@ -497,6 +497,19 @@ class ThreadRaised:
 
 
 @dataclass(frozen=True, slots=True)
+class Debugged:
+    """A debugger of the rank began or ended to talk to somebody, `quit` by a command that ends the session. `turn`
+    counts them in this process.
+    """
+
+    rank: int
+    test: int | None
+    turn: int
+    is_open: bool
+    quit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A Python warning that pytest recorded in a rank, each different one once per test; `test` None: before any test.
     `category` is its class (`module.Name`); `file` and `line` are where it was raised, `source` is that line's text.
@@ -518,7 +531,8 @@ class Finished:
     `completed` count this test's collectives; `digests` holds one per group over all of them (see `issued`), equal on
     all its members unless they issued different ones. `missed`: collectives that left the recorder before they could be
     taken in, so that nothing is known of them; 1 or more where it is unknown what a rank could not take in. Where no
-    recorder is on, all that Python issued.
+    recorder is on, all that Python issued. `left_open`: a collective is open, although no call for one failed or was
+    given up, as far as Python heard.
     """
 
     rank: int
@@ -529,6 +543,7 @@ class Finished:
     completed: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     missed: int = 0
+    left_open: bool = False
 
 
 # -- groups and collectives ------------------------------------------------------------------------------------
@@ -826,6 +841,7 @@ RankFact: TypeAlias = (
     | PhaseEnded
     | Reported
     | ThreadRaised
+    | Debugged
     | Handles
     | Warned
     | Finished

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pytest_megacpp.recording.events import Collective, GroupStatus
+from pytest_megacpp.recording.operations import BY_OUTPUT
 
 Fresh: TypeAlias = tuple[str, int, int, str, tuple[str, ...], tuple[tuple[int, ...], ...]]
 Read: TypeAlias = tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]
@@ -86,8 +87,8 @@ def read_hooked(data: Any, epoch_s: float, backend: str, newest: int | None = No
 
 def fresh(data: Any, after: int) -> tuple[Fresh, ...]:
     """The collectives of a dump that were recorded after that one: group, its number, collective's number, operation,
-    dtypes and sizes of its input. Only what tells ranks apart is read, because all of a test's collectives go through
-    this.
+    dtypes and sizes of its input (of one that is compared `BY_OUTPUT`, sizes of its output). Only what is compared is
+    read, because all of a test's collectives go through this.
     """
     new = [e for e in data.get("entries") or () if e["record_id"] > after]
     messages = any(e.get("is_p2p") or e.get("p2p_seq_id") for e in new)
@@ -98,12 +99,17 @@ def fresh(data: Any, after: int) -> tuple[Fresh, ...]:
             e.get("pg_id", 0),
             e["collective_seq_id"],
             e["profiling_name"],
-            tuple(e.get("input_dtypes") or ()),
-            tuple(map(tuple, e.get("input_sizes") or ())),
+            *_of_tensors(e),
         )
         for e in new
         if not messages or not (e.get("is_p2p") or e is closing.get(_batch(e)))
     )
+
+
+def _of_tensors(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    if entry["profiling_name"] == BY_OUTPUT:
+        return (), tuple(map(tuple, entry.get("output_sizes") or ()))
+    return tuple(entry.get("input_dtypes") or ()), tuple(map(tuple, entry.get("input_sizes") or ()))
 
 
 def numel_and_dtype(dtypes: Sequence[str], sizes: Sequence[Sequence[int]]) -> tuple[int, str]:

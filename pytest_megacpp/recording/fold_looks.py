@@ -50,10 +50,23 @@ def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
             _compile_ended(view, time_s)
             view.compiling_since_s = None
         elif view.compiling_since_s is None:
-            view.compiling_since_s = time_s
-            append(view.compiles, Phase(", ".join(fact.compiling)[:COUNTER_CHARS], time_s), KEPT_COMPILES)
+            _begin_compile(view, ", ".join(fact.compiling)[:COUNTER_CHARS], time_s)
     view.first_sample = view.first_sample or fact
     view.sample, view.sample_s = fact, time_s
+
+
+def _begin_compile(view: RankView, name: str, time_s: float) -> None:
+    view.compiling_since_s = time_s
+    append(view.compiles, Phase(name, time_s), KEPT_COMPILES)
+
+
+def _compiles_anew(view: RankView, fact: ev.FlightRecorded) -> None:
+    """What compiles after a collective is another compile than before it: looks can miss the time between them."""
+    since_s = view.compiling_since_s
+    last_s = max((e.entered_s for e in fact.entries if not e.p2p), default=0.0) if since_s is not None else 0.0
+    if since_s is not None and last_s > since_s and view.compiles:
+        _compile_ended(view, last_s)
+        _begin_compile(view, view.compiles[-1].name, last_s)
 
 
 def _compile_ended(view: RankView, time_s: float) -> None:
@@ -88,6 +101,7 @@ def flight_recorded(run: RunView, world: WorldView, time_s: float, fact: ev.Flig
 def _flight_recorded_in_test(view: RankView, time_s: float, fact: ev.FlightRecorded) -> None:
     if view.collectives.update(fact, time_s):
         view.progress_s = view.busy_s = view.issued_s = time_s
+        _compiles_anew(view, fact)
     keep_digests(view, fact.digests)
     if fact.origin is FlightOrigin.DESTROY:
         view.collectives.restart(time_s)

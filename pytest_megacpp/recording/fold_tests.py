@@ -93,6 +93,18 @@ def thread_raised(view: RankView, time_s: float, fact: ev.ThreadRaised) -> None:
     append(view.threads, (time_s, fact), KEPT_THREADS)
 
 
+KEPT_TURNS = 4096  # of a debugger: one for each step
+
+
+def debugged(view: RankView, time_s: float, fact: ev.Debugged) -> None:
+    if fact.is_open:
+        append(view.debugger, Phase("debugger", time_s), KEPT_TURNS)
+    elif view.debugger and view.debugger[-1].end_s is None:
+        view.debugger[-1].end_s = time_s
+        view.quit_debugger = view.quit_debugger or fact.quit
+    view.progress_s = view.busy_s = time_s
+
+
 KEPT_HANDLED = 8  # the newest
 
 

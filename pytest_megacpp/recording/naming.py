@@ -2,7 +2,7 @@
 what there is. Must not know how either finds out.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,7 +85,7 @@ def name_tests(read: Sequence[ReadTest], planned: Collection[str], found: Collec
     differing: list[str] = []
     more: list[str] = []
     for test in found.tests:
-        known = exact.get(test.nodeid) or _open_one(test.nodeid, opened)
+        known = exact.get(test.nodeid) or opened.get(opened_around(test.nodeid, opened))
         if known is None:
             more.append(test.nodeid)
         elif known.nodeid in planned and known.marks != test.marks:
@@ -93,7 +93,7 @@ def name_tests(read: Sequence[ReadTest], planned: Collection[str], found: Collec
             cases.setdefault(known.nodeid, [])
         elif known.nodeid in planned:
             cases.setdefault(known.nodeid, []).append(test.nodeid)
-    out = {nodeid if nodeid in exact else _name(_open_one(nodeid, opened)) for nodeid in found.left_out}
+    out = {nodeid if nodeid in exact else opened_around(nodeid, opened) for nodeid in found.left_out}
     absent = [nodeid for nodeid in planned if nodeid not in cases]
     return Named(
         cases={nodeid: tuple(names) for nodeid, names in cases.items()},
@@ -104,18 +104,12 @@ def name_tests(read: Sequence[ReadTest], planned: Collection[str], found: Collec
     )
 
 
-def _name(test: ReadTest | None) -> str:
-    return test.nodeid if test is not None else ""
-
-
-def _open_one(nodeid: str, opened: Mapping[str, ReadTest]) -> ReadTest | None:
-    """The open test that a collected one is a case of: the innermost function or class around it."""
+def opened_around(nodeid: str, opened: Container[str]) -> str:
+    """Returns which of the open tests one is a case of: the innermost function or class around it; empty: none."""
     name = nodeid.partition("[")[0]
-    while name:
-        if name in opened:
-            return opened[name]
+    while name and name not in opened:
         name = name.rpartition("::")[0]
-    return None
+    return name
 
 
 def is_case_of(nodeid: str, opened: str) -> bool:

@@ -78,6 +78,18 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Debugger:
+    """A rank that has a terminal for debuggers: the path of the device, and of the file in which the desk writes the
+    number of the turn for which it has left it. `on_failure`: one opens where a test fails.
+    """
+
+    rank: int
+    terminal: str
+    handed_over: str
+    on_failure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a box needs to run without the desk. Times in seconds; paths are the box's. `revision` is the commit
     of the source, with a `+` where the tree differs.
@@ -91,7 +103,8 @@ class Plan:
     the box names the real ones before it does anything else (`SourceRead`).
     `hash_seed` is that of the first interpreter that ranks are forked from; None: drawn.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
-    `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there.
+    `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there. `coverage`: ranks
+    are measured as pytest-cov's arguments say.
     """
 
     run_id: str
@@ -120,6 +133,8 @@ class Plan:
     memory_bytes: int | None = None
     hash_seed: int | None = None
     read: tuple[ReadTest, ...] = ()
+    coverage: bool = False
+    debugger: Debugger | None = None
 
 
 def warming_command(plan: Plan) -> str:
@@ -140,7 +155,8 @@ class Go:
     prepares for, None at the end. `preset` and `limits` are the attempt's.
 
     `store_port` is where this test's TCPStore listens; `keep_group`: the process group of the test before stays.
-    `detail`: torch compares collectives itself. `cold`: the compile cache is an empty one.
+    `detail`: torch compares collectives itself. `cold`: the compile cache is an empty one. `epoch_s`: the wall clock's
+    time at box time zero, by which torch's stamps are read in this test; None keeps the one before.
     """
 
     test: int
@@ -152,6 +168,7 @@ class Go:
     limits: Limits
     detail: bool = False
     cold: bool = False
+    epoch_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

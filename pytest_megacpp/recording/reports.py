@@ -117,8 +117,11 @@ def kept_from_running(view: TestView) -> str | None:
 
 
 def issued_alike(view: TestView) -> bool:
-    """Whether all ranks made the same groups and issued the same collectives, as far as that is on record."""
-    return not view.differing() and not view.disagreements() and not view.groups.contradictions()
+    """Whether all ranks made the same groups and issued the same collectives, as far as that is on record, and no
+    collective is left open that not all issued.
+    """
+    alike = not view.differing() and not view.disagreements() and not view.groups.contradictions()
+    return alike and not view.left_open()
 
 
 def goes_well(timeline: Timeline, view: TestView) -> bool:

@@ -57,6 +57,8 @@ class Timeline(RunView):
                 self._in_test(event, fact, fold_tests.finished)
             case ev.ThreadRaised():
                 self._in_test(event, fact, fold_tests.thread_raised)
+            case ev.Debugged():
+                self._in_test(event, fact, fold_tests.debugged)
             case ev.Handles():
                 self._in_test(event, fact, fold_tests.handles)
             case ev.Warned():

@@ -7,7 +7,7 @@ Views are written by the fold only (`timeline`); box, judge and reports read the
 from dataclasses import dataclass, field, replace
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.agreement import Disagreement, differing, disagreements, uncompared
+from pytest_megacpp.recording.agreement import Disagreement, LeftOpen, differing, disagreements, left_open, uncompared
 from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
@@ -72,6 +72,8 @@ class RankView:
     phases: list[Phase] = field(default_factory=list)
     reports: dict[TestPhase, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
+    debugger: list[Phase] = field(default_factory=list)  # while somebody talked to one
+    quit_debugger: bool = False
     handled: list[tuple[float, ev.Handles]] = field(default_factory=list)  # while it called for its peers
     warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
@@ -117,6 +119,16 @@ class RankView:
     def out(self) -> bool:
         """Whether the rank is through with the test, one way or the other: it will enter no further collective."""
         return self.gone or self.finished_s is not None
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether somebody talks to a debugger of it."""
+        return not self.out and bool(self.debugger) and self.debugger[-1].end_s is None
+
+    def debugged(self, now_s: float) -> list[tuple[float, float]]:
+        """When somebody talked to a debugger of it, up to now or to its end."""
+        end_s = now_s if self.exit_s is None else self.exit_s
+        return [(turn.start_s, end_s if turn.end_s is None else turn.end_s) for turn in self.debugger]
 
     @property
     def frozen(self) -> bool:
@@ -292,6 +304,12 @@ class TestView:
     def uncompared(self) -> tuple[str, ...]:
         """Groups of which the digests don't tell whether these ranks issued the same."""
         return uncompared(self._digests(), self.groups)
+
+    def left_open(self) -> tuple[LeftOpen, ...]:
+        """Groups in which ranks left a collective open that others are through without; see `agreement.left_open`."""
+        counted = {rank: v.counted for rank, v in self.ranks.items() if v.counted is not None and not v.counted.missed}
+        digests = {rank: its for rank, its in self._digests().items() if rank in counted}
+        return left_open(digests, [rank for rank, own in counted.items() if own.left_open], self.groups)
 
     def _digests(self) -> dict[int, dict[str, str]]:
         through = {r: v for r, v in self.ranks.items() if v.counted is not None and v.went_on_to_the_end}

@@ -117,10 +117,11 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
         for key, ranks in ordered[:KEPT_STATES]
     ]
     rows += ["| … | |"] if len(ordered) > KEPT_STATES else []
-    heading = [f"**{_markdown(result.nodeid)}**<br>", f"{_markdown(headline(result.verdict))}<br>"]
+    lines = filter(None, (result.missed, headline(result.verdict)))
+    heading = [f"**{_markdown(result.nodeid)}**<br>", *(f"{_markdown(line)}<br>" for line in lines)]
     heading.append(_markdown(circumstances(result, timeline)))
-    lines = [f"- {_markdown(line)}" for line in details(result, timeline)]
-    heading += ["", *lines] if lines else []
+    more = [f"- {_markdown(line)}" for line in details(result, timeline)]
+    heading += ["", *more] if more else []
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]
 
 

@@ -78,9 +78,13 @@ class Span:
 class Board:
     """Rows at the bottom of a terminal, in place of those before. They are there only while the desk waits, and go
     before anything else is written. The desk cleans them, and leaves the last ones out where there is no room.
+
+    `of` is the run that they are about: those of several runs stand below each other. Without rows the run's are taken
+    away; of no run, those of all.
     """
 
     rows: Sequence[Sequence[Span]] = ()
+    of: str = ""
 
 
 def document(path: str, content: Content) -> Artefact:
@@ -138,11 +142,14 @@ class GateResults:
 
 @dataclass(frozen=True, slots=True)
 class SessionResults:
-    """A pytest session at its end: its runs, its gate if it has one, and the lines about tests without a result."""
+    """A pytest session at its end: its runs, its gate if it has one, and the lines about tests without a result and
+    about those that hooks reported otherwise.
+    """
 
     runs: Sequence[RunResults]
     gate: GateResults | None = None
     unreported: Sequence[str] = ()
+    overruled: Sequence[str] = ()
 
 
 Output: TypeAlias = Artefact | Line | Board

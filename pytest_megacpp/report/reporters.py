@@ -13,7 +13,7 @@ from pytest_megacpp.report.properties import properties
 from pytest_megacpp.report.receipt import receipt
 from pytest_megacpp.report.reporter import Artefact, ChangedFields, Reporter, RunResults, document
 from pytest_megacpp.report.run_json import redacted, run_json
-from pytest_megacpp.report.seed import seed_json
+from pytest_megacpp.report.seed import has_compiled, seed_json
 
 
 def receipt_path(run: RunResults, index: int) -> str | None:
@@ -66,8 +66,10 @@ class Receipts(Reporter):
         yield document(_receipt_path(run, index), content)
 
     def ended(self, run: RunResults) -> Iterator[Artefact]:
-        """Changes what is known only after all tests: the compile cache that the run kept."""
+        """Changes what is known only after all tests: the compile cache that the run kept, of tests that compiled."""
         for index in run.judged if run.timeline.kept is not None else ():
+            if not has_compiled(run.timeline, index):
+                continue
             if (path := receipt_path(run, index)) is None:
                 yield from self.tested(run, index)
             else:

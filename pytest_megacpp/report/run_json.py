@@ -7,21 +7,23 @@ before anything is cut.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.credentials import is_credential
 from pytest_megacpp.recording.endings import bad_endings
-from pytest_megacpp.recording.events import EnvironmentSet, Json
+from pytest_megacpp.recording.events import BoxReady, EnvironmentSet, Json
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.money import Cost, Rate, cost
 from pytest_megacpp.report.seed import seed_json
-from pytest_megacpp.report.shared_fields import SharedFields
+from pytest_megacpp.report.shared_fields import Made, SharedFields
 
 SCHEMA = "megacpp.run/1"
+
+REMEMBERED = 4096
+REMEMBERED_CHARS = 64
 
 Redact = Callable[[str], str]
 
@@ -49,10 +51,29 @@ class Ids:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """Which of the boxes (`number` of `boxes`) of a joint run (its id in `part_of`); None: the only one."""
+
+    part_of: str | None = None
+    number: int = 1
+    boxes: int = 1
+
+    @property
+    def title(self) -> str:
+        """`, box 2 of 3`; empty for the only one."""
+        return f", box {self.number} of {self.boxes}" if self.part_of is not None else ""
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.boxes
+
+
+@dataclass(frozen=True, slots=True)
 class RunMeta:
     """What the desk knows of a run beside its recording. Times are UTC, ISO 8601. `gate` is what a change-based gate
     decided, None without one; `unreported`: node ids of the selected tests of the session that never got a result
-    there, which makes it red; `drills`: the verdicts that fault drills expect, by node id.
+    there, which makes it red; `drills`: the verdicts that fault drills expect, by node id; `box`: which of several
+    boxes this is.
     """
 
     plan: Plan
@@ -65,6 +86,7 @@ class RunMeta:
     gate: Mapping[str, Json] | None = None
     unreported: tuple[str, ...] = ()
     drills: Mapping[str, Json] = field(default_factory=dict)
+    box: Box = field(default_factory=Box)
 
     @property
     def session_failed(self) -> bool:
@@ -104,6 +126,8 @@ def run_json(
         **circumstances(run, timeline, redact),
         "cost": to_json(run.cost),
         "rate": to_json(run.rate),
+        "boxes": [],
+        "part_of": run.box.part_of,
     }
     return redacted(document, redact)
 
@@ -120,48 +144,86 @@ def run_status(results: Iterable[TestResult]) -> RunStatus:
 
 
 def circumstances(run: RunMeta, timeline: Timeline, redact: Redact, test: int | None = None) -> dict[str, Json]:
-    """Where and with what a run was made: the same in `run.json` and in every receipt, except what the seed lacked,
-    which a receipt has of its own `test` only.
+    """Where and with what a run was made: the same in `run.json` and in every receipt, except what a receipt has of its
+    own `test` about the seed.
     """
-    ready = timeline.ready
-    return {
-        "seed": seed_json(timeline, test),
-        "environment": _environment(tuple(timeline.environment.items()), redact),
+    parts = (timeline.ready, run.plan.gpu, run.git, run.ids, redact, *timeline.environment.items())
+    return {"seed": seed_json(timeline, test), **_AROUND.of(parts, _around)}
+
+
+def _around(
+    ready: BoxReady | None, gpu: str, git: Git, ids: Ids, redact: Redact, *settings: tuple[str, EnvironmentSet]
+) -> dict[str, Json]:
+    """All but the seed: most of a small receipt."""
+    fields: dict[str, Json] = {
+        "environment": dict(_setting(name, fact) for name, fact in settings),
         "versions": dict(ready.versions) if ready else {},
-        "machine": _machine(timeline),
+        "machine": ready.facts.get("machine") if ready else None,  # what a rented one says of itself
         "devices": {
-            "requested": run.plan.gpu,
+            "requested": gpu,
             "observed": list(ready.devices) if ready else None,
             "details": ready.facts.get("gpus") if ready else None,
         },
-        "git": to_json(run.git),
-        "ids": to_json(run.ids),
+        "git": to_json(git),
+        "ids": to_json(ids),
     }
+    clean = redacted(fields, redact)
+    return {name: SharedFields(value) if isinstance(value, dict) else value for name, value in clean.items()}
 
 
-def _machine(timeline: Timeline) -> Json:
-    """What a rented machine says of itself: image, region, cloud, task, runtime; null elsewhere."""
-    ready = timeline.ready
-    return ready.facts.get("machine") if ready else None
+def _setting(name: str, fact: EnvironmentSet) -> tuple[str, Json]:
+    value = f"[redacted:{name}]" if is_credential(name, fact.value or "") else fact.value
+    return name, {"value": value, "source": fact.origin, "phase": fact.phase or None, "reason": fact.reason}
+
+
+_AROUND: Made[dict[str, Json]] = Made()
 
 
 def redacted(document: dict[str, Json], redact: Redact) -> dict[str, Json]:
     """The document with every text in it, names of fields included, passed through `redact`."""
-    return {redact(key): _redacted(value, redact) for key, value in document.items()}
+    return _redacted_fields(document, _CLEAN.of((redact,), _Clean))
 
 
-def _redacted(value: Json, redact: Redact) -> Json:
+class _Clean(dict[str, str]):
+    """Short texts with what is left of them without secrets: documents of a run have the same names of fields, and to
+    look one up takes a fraction of the time of a call.
+    """
+
+    def __init__(self, redact: Redact) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def __missing__(self, text: str) -> str:
+        clean = self._redact(text)
+        if len(text) <= REMEMBERED_CHARS and len(self) < REMEMBERED:
+            self[text] = clean
+        return clean
+
+
+_CLEAN: Made[_Clean] = Made()
+
+
+def _redacted_fields(fields: dict[str, Json], clean: _Clean) -> dict[str, Json]:
+    return {
+        clean[name]: value if type(value) in _TEXTLESS else _redacted(value, clean) for name, value in fields.items()
+    }
+
+
+def _redacted(value: Json, clean: _Clean) -> Json:
     match value:
         case SharedFields():
             return value
         case str():
-            return redact(value)
+            return clean[value]
         case list():
-            return [_redacted(item, redact) for item in value]
+            return [_redacted(item, clean) for item in value]
         case dict():
-            return redacted(value, redact)
+            return _redacted_fields(value, clean)
         case _:
             return value
+
+
+_TEXTLESS = frozenset({type(None), bool, int, float})  # most values of a document
 
 
 def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
@@ -202,18 +264,3 @@ def unfinished(status: str, selected: int, with_result: int) -> str:
         return ""
     lacking = f"{left} of {counted(selected, 'test')} {'has' if left == 1 else 'have'} no result" if left > 0 else ""
     return ", ".join(filter(None, ["interrupted" if status == RunStatus.INTERRUPTED else "", lacking]))
-
-
-@lru_cache(4)
-def _environment(settings: tuple[tuple[str, EnvironmentSet], ...], redact: Redact) -> SharedFields:
-    """Most of a small receipt, and the same in all receipts of a run."""
-    fields: dict[str, Json] = {
-        name: {
-            "value": f"[redacted:{name}]" if is_credential(name, fact.value or "") else fact.value,
-            "source": fact.origin,
-            "phase": fact.phase or None,
-            "reason": fact.reason,
-        }
-        for name, fact in settings
-    }
-    return SharedFields(redacted(fields, redact))

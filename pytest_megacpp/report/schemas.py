@@ -77,6 +77,8 @@ def run_schema() -> Schema:
         **_circumstances(definitions),
         cost=_whole(Cost, definitions),
         rate=_whole(Rate, definitions),
+        boxes=_list(TEXT) | {"description": "ids of the runs, one per box, of which this is the joint run; else none"},
+        part_of=_or_null(TEXT) | {"description": "id of the joint run to which this box's run belongs"},
     )
 
 

@@ -33,6 +33,7 @@ KEPT_LOGS = 2  # ranks of which both are named
 CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
 LABEL = 9
+MISSED_CHARS = 2_000
 NO_TEXT: TonedLine = (("", Tone.PLAIN),)
 _COMMAND = re.compile(r"\A(?:[A-Za-z_]\w*=(?:'[^'\n]*'|[^\s'])* )*(?:pytest|megacpp|modal|pip) ")  # with its variables
 _CLAUSE_END = re.compile(r"; |: | \(| while ")
@@ -45,6 +46,11 @@ def headline(verdict: Verdict) -> str:
     if summary and blamed:
         return f"{verdict.code} · {summary}" if says(summary, blamed) else f"{verdict.code} · {blamed}: {summary}"
     return " · ".join(part for part in (verdict.code, summary or blamed) if part)
+
+
+def said(result: TestResult) -> str:
+    """One line of a test's result: its verdict, or of a drill that failed what it missed."""
+    return one_line(result.missed, 400) if result.missed else headline(result.verdict)
 
 
 def headlines(verdict: Verdict) -> list[str]:
@@ -93,6 +99,7 @@ def failure_lines(
     verdict, where = result.verdict, scene(result, timeline)
     cwd = timeline.started.cwd if timeline.started else ""
     blocks = [
+        plain([one_line(result.missed, MISSED_CHARS)] if result.missed else [], Tone.HEADLINE),
         [((headline(verdict), Tone.HEADLINE),), *plain(_facts(verdict, where, timeline, around.lane, width))],
         titled(attempt_lines(result, timeline, width)),
         pictured(picture(rank_states(where, verdict), verdict.blamed_ranks, width)),

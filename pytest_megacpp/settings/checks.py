@@ -73,6 +73,14 @@ def count(value: object, *, what: str, where: str) -> int:
     return number
 
 
+def at_least_0(value: object, *, what: str, where: str) -> int:
+    """`value` as a whole number, 0 included; raises UsageError."""
+    number = _whole(value)
+    if number is None or number < 0:
+        raise pytest.UsageError(f"{where}: {what} must be a whole number of at least 0, not {value!r}")
+    return number
+
+
 def hash_seed(value: object, *, where: str) -> int:
     """`value` as a seed of Python's string hashes; raises UsageError."""
     seed = count(value, what="the hash seed", where=where)

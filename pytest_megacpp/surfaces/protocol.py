@@ -103,6 +103,10 @@ class SurfaceOptions(Protocol):
     @property
     def untrusted(self) -> bool: ...
     @property
+    def boxes(self) -> int:
+        """How many boxes a lane may have at the same time."""
+
+    @property
     def detach(self) -> bool: ...
     @property
     def lane_dir(self) -> Path: ...

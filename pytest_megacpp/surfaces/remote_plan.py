@@ -38,7 +38,7 @@ def plan_elsewhere(
     pytests = {name: layout.argument(environ[name]) for name in PYTESTS_OWN_VARIABLES if environ.get(name)}
     return replace(
         plan,
-        args=tuple(layout.argument(argument) for argument in plan.args),
+        args=tuple(layout.argument(with_slashes(argument, Path(plan.cwd))) for argument in plan.args),
         cwd=cwd,
         seed=replace(plan.seed, stores=stores, image=image),
         run_s=min(plan.run_s or run_s, run_s),
@@ -47,6 +47,18 @@ def plan_elsewhere(
         data=data,
         memory_bytes=memory_bytes,
     )
+
+
+def with_slashes(argument: str, cwd: Path, separator: str = os.sep) -> str:
+    """Returns an argument of pytest with a relative path of the desk's system as the box writes it: on Windows
+    `smoke_suites\\test_a.py::test_b` and `--ignore=old\\tests`. What names no file or directory below `cwd` stays.
+    """
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    file, colons, test = value.partition("::")
+    there = file.replace(separator, "/")
+    if there == file or not (cwd / there).exists():
+        return argument
+    return f"{option}{equals}{there}{colons}{test}"
 
 
 def _sent(layout: Layout, path: str, what: str) -> str:

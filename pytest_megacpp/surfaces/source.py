@@ -97,11 +97,15 @@ class Layout:
 
     def argument(self, argument: str) -> str:
         """Returns an argument of pytest with the paths in it (`--rootdir=/p`, `/p/a.py::b`) as the box has them."""
-        return self._paths.sub(lambda found: f"{found[1]}{self.to_box(Path(found[2]))}", argument)
+        return self._paths.sub(lambda found: f"{found[1]}{self.to_box(type(self.base)(found[2]))}", argument)
 
     @cached_property
     def _paths(self) -> re.Pattern[str]:
-        roots = "|".join(re.escape(str(root)) for root in sorted(self.roots, key=lambda root: -len(str(root))))
+        longest_first = sorted((root.as_posix() for root in self.roots), key=len, reverse=True)
+        if self.base.drive:  # Windows has two separators, and doesn't tell cases apart
+            roots = "|".join(re.escape(root).replace("/", r"[/\\]") for root in longest_first)
+            return re.compile(rf"(^|[=,\s'\"])((?:{roots})(?:[/\\][^:,\s'\"]*)?)(?=$|[:,\s'\"])", re.IGNORECASE)
+        roots = "|".join(map(re.escape, longest_first))
         return re.compile(rf"(^|[=:,\s'\"])({roots})(?=$|[/:,\s'\"])")
 
 

@@ -881,3 +881,43 @@ def test_who_came_late_and_went_at_once_does_not_leave_the_others_hanging() -> N
     assert alarm(run.test, clocks, late_s + 0.1) is None
     found = [alarm(run.test, clocks, late_s + 0.5 * tick) for tick in range(1, int(2 * LIMITS.stall) + 4)]
     assert [acted.detail for acted in found if acted][:1] == ["everybody waits"]
+
+
+# -- debuggers ---------------------------------------------------------------------------------------------------
+
+
+def debugged(*, chosen: int, claims: int) -> Rehearsal:
+    """Rank 0 rests for good and rank 1 waits for it; `claims` says after a second that somebody debugs it, and for as
+    long as all limits together.
+    """
+    rehearsal = Rehearsal([Idle(1000)], [Collect()])
+    rehearsal.clocks = Clocks(debugged_rank=chosen)
+    assert rehearsal.alarm(until_s=1.0) is None
+    rehearsal.run.rank(START_S + 1.0, ev.Debugged(claims, 0, 1, True))
+    return rehearsal
+
+
+def test_no_limit_runs_while_somebody_debugs_the_chosen_rank() -> None:
+    rehearsal = debugged(chosen=0, claims=0)
+    closed_s = 1.0 + LIMITS.test + LIMITS.stall
+    assert rehearsal.alarm(until_s=closed_s) is None
+    rehearsal.run.rank(START_S + closed_s, ev.Debugged(0, 0, 1, False))
+    found = rehearsal.alarm(until_s=closed_s + LIMITS.test)
+    assert found is not None
+    assert found[1].why is ActReason.STALL
+    assert abs(found[0] - (closed_s - 1.0 + LIMITS.stall)) < 1.0
+
+
+def test_a_rank_that_nobody_chose_has_no_say() -> None:
+    found = debugged(chosen=1, claims=0).alarm(until_s=2 * LIMITS.stall)
+    assert found is not None
+    assert found[1].why is ActReason.STALL
+    assert found[0] < LIMITS.stall + 1.0
+
+
+def test_a_rank_that_died_is_debugged_by_nobody() -> None:
+    rehearsal = debugged(chosen=0, claims=0)
+    rehearsal.run.box(START_S + 2.0, ev.RankExited(0, 3))
+    found = rehearsal.alarm(until_s=5.0)
+    assert found is not None
+    assert found[1].why is ActReason.EXIT

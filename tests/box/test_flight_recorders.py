@@ -1,6 +1,7 @@
 """Which recorders of a rank are asked, by what its worker server offers, and what is made of the answers."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from pytest_megacpp.box.look import flight_recorders
 from pytest_megacpp.box.look.flight_recorders import Recorders
+from pytest_megacpp.box.look.watch import ProcessTable, RankWatch, Target
+from pytest_megacpp.recording.events import Fact, FlightRecorded
 from tests.recording.test_flight_hooked import dump, raw
 
 CPU = ("ping", "fr_trace_json", "wait_counter_values")
@@ -77,3 +80,14 @@ def test_a_server_that_ignores_the_backend_is_not_asked_again(monkeypatch: pytes
 def test_a_device_without_any_recorder_is_a_missing_source() -> None:
     assert "no recorder of NCCL" in Recorders("ws", True, 0.0).learn(CPU)
     assert Recorders("ws", False, 0.0).learn(CPU) == ""
+
+
+def test_stamps_are_read_by_what_the_wall_clock_said_when_the_test_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    Server(monkeypatch, gloo=GLOO)
+    facts: list[Fact] = []
+    looking = RankWatch(Target(0, os.getpid(), "ws", ("", "")), ProcessTable(), 0.0, facts.append)
+    for epoch_s in (0.0, 100.0):
+        looking.begin(0, epoch_s)
+        looking._look_at_collectives(0)
+    before, after = (fact.entries[0].entered_s for fact in facts if isinstance(fact, FlightRecorded))
+    assert after == pytest.approx(before - 100)

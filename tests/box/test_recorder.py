@@ -237,3 +237,12 @@ def test_the_rest_of_a_key_takes_time_linear_in_its_lines(monkeypatch: pytest.Mo
         return time.process_time() - began_s
 
     assert min(cpu_s(80_000) for _ in range(3)) < 8 * min(cpu_s(20_000) for _ in range(3))  # quadratic: 16 times
+
+
+def test_where_the_wall_clock_s_zero_is_follows_the_wall_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set while a run goes on."""
+    made, then_s, really = recorder(path), time.time(), time.time
+    before_s = made.epoch_s()
+    monkeypatch.setattr(time, "time", lambda: really() + 3600)
+    assert then_s - 60 < before_s < then_s + 60
+    assert 3540 < made.epoch_s() - before_s < 3660

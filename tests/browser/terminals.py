@@ -9,7 +9,6 @@ from rich.text import Text
 
 from pytest_megacpp.desk.hooks.board import SPARE_COLUMNS, rendered
 from pytest_megacpp.report.live import Now, Tally, board_rows
-from pytest_megacpp.report.reporter import Board
 from pytest_megacpp.report.text import headline
 from tests.golden.drills import cases
 from tests.golden.live import moments
@@ -36,7 +35,7 @@ def board_of(nodeid: str, failed: str) -> str:
     *_, live = moments(drills[nodeid].recording)
     failure = failed, headline(cases.judged(drills[failed].recording))
     now = Now(Tally(2, 12, 101.0, 250.0, failed=1), (live,), failures=(failure,))
-    rows = rendered(Board(board_rows(now, "h200x8")), COLUMNS - SPARE_COLUMNS, colours=True)
+    rows = rendered(board_rows(now, "h200x8"), COLUMNS - SPARE_COLUMNS, colours=True)
     before, begun = (test.partition("::")[0] for test in (failed, nodeid))
     return _picture(["$ pytest -m h200x8", "…", f"{before} \x1b[32m.\x1b[31mF\x1b[0m", begun, *rows])
 

@@ -1,7 +1,7 @@
 """The board on a terminal to which pytest's own reporter writes as well."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,22 @@ def test_the_board_is_below_the_line_that_pytest_writes(start: Start) -> None:
     ]
 
 
+def test_the_rows_of_several_runs_stand_below_each_other(start: Start) -> None:
+    """Each run is looked at by itself; the rows of one that is over go."""
+    desk = start(80, 24)
+    desk.reporter.write("test_step.py ..")
+    for name in ("a", "b"):
+        desk.shows.show([Board(((Span(f"{name} 1/3"),),), of=name)])
+    desk.shows.show([Board(((Span("a 2/3"),),), of="a")])
+    desk.shows.show([Board(of="b")])
+    desk.shows.show([Board()])
+    assert ended(desk) == ["test_step.py .."]
+    shown = [[line for line in screen[1:] if line] for screen in desk.terminal.seen]
+    assert ["a 1/3", "b 1/3"] in shown
+    assert ["a 2/3", "b 1/3"] in shown
+    assert ["a 2/3"] in shown
+
+
 def test_an_empty_line_is_taken_for_the_first_row(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write_line("collected")
@@ -180,11 +196,11 @@ def test_a_line_longer_than_the_terminal(start: Start) -> None:
 def test_many_lines_of_one_look_are_one_drawing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than hundreds of lines, and the desk reads no events meanwhile."""
     desk = start(80, 24)
-    drawings: list[Board] = []
+    drawings: list[Sequence[Sequence[Span]]] = []
 
-    def counted(board: Board, columns: int, *, colours: bool) -> list[str]:
-        drawings.append(board)
-        return rendered(board, columns, colours=colours)
+    def counted(rows: Sequence[Sequence[Span]], columns: int, *, colours: bool) -> list[str]:
+        drawings.append(rows)
+        return rendered(rows, columns, colours=colours)
 
     monkeypatch.setattr("pytest_megacpp.desk.hooks.board.rendered", counted)
     desk.shows.show([ROWS])
@@ -287,12 +303,12 @@ def test_no_row_is_wider_than_the_terminal_nor_acts_on_it() -> None:
     hostile = "\x1b[2J\x1b]0;title\x07[red]x[/red] :boom: 漢字\u202e" * 20
     board = Board(((Span(hostile, cut=True), Span("the end")), (Span(hostile),), (Span("short"),)))
     for columns in range(20, 90):
-        rows = rendered(board, columns, colours=False)
+        rows = rendered(board.rows, columns, colours=False)
         assert all(char.isprintable() for row in rows for char in row)
         assert all(_width(row) <= columns for row in rows)
         assert rows[0].endswith("the end")
         assert rows[2] == "short"
-        assert "[red]x[/red]" in rendered(board, 900, colours=False)[0]
+        assert "[red]x[/red]" in rendered(board.rows, 900, colours=False)[0]
 
 
 def _width(text: str) -> int:
@@ -300,5 +316,5 @@ def _width(text: str) -> int:
 
 
 def test_colours_where_pytest_has_some() -> None:
-    assert "\x1b[1;33m" in rendered(ROWS, 80, colours=True)[2]
-    assert not any("\x1b" in row for row in rendered(ROWS, 80, colours=False))
+    assert "\x1b[1;33m" in rendered(ROWS.rows, 80, colours=True)[2]
+    assert not any("\x1b" in row for row in rendered(ROWS.rows, 80, colours=False))

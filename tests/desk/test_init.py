@@ -52,6 +52,68 @@ def test_a_pyproject_without_our_table_gets_it_at_its_end(place: Path) -> None:
     assert read_gate(read_settings(place / "pyproject.toml")["gate"])
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('testpaths = ["tests"]  # unit tests\n', 'testpaths = ["tests", "smoke_suites"]  # unit tests\n'),
+        ("testpaths = ['tests',]\n", "testpaths = ['tests', \"smoke_suites\",]\n"),
+        ('testpaths = "tests unit"\n', 'testpaths = "tests unit smoke_suites"\n'),
+        ("testpaths = []\n", "testpaths = []\n"),  # pytest looks everywhere
+        (
+            'testpaths = [\n    "tests",  # of units\n    "more"  # of others\n]\n',
+            'testpaths = [\n    "tests",  # of units\n    "more",  # of others\n    "smoke_suites",\n]\n',
+        ),
+        ('testpaths = [\r\n  "tests",\r\n]\r\n', 'testpaths = [\r\n  "tests",\r\n  "smoke_suites",\r\n]\r\n'),
+        ('testpaths = ["a",\n  "b" ]\n', 'testpaths = ["a",\n  "b",\n  "smoke_suites" ]\n'),
+        ('testpaths = ["smoke_suites/kernels"]\n', 'testpaths = ["smoke_suites/kernels", "smoke_suites"]\n'),
+        ('testpaths = ["smoke_*"]\n', 'testpaths = ["smoke_*"]\n'),
+        ('testpaths = ["."]\n', 'testpaths = ["."]\n'),
+    ],
+)
+@pytest.mark.parametrize("header", ["[tool.pytest.ini_options]", "[tool.pytest]"])
+def test_pytest_looks_at_the_new_suite_too(place: Path, header: str, before: str, after: str) -> None:
+    """Everything else stays as it is, an equal key of another table included."""
+    around = '# mine\n[tool.other]\ntestpaths = ["x"]\n\n{}\naddopts = "-ra"\n{}\n[tool.last]\na = 1\n'
+    (place / "pyproject.toml").write_bytes(around.format(header, before).encode())
+    assert cli.main(["init"]) == 0
+    assert (place / "pyproject.toml").read_bytes().decode().startswith(around.format(header, after))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("pytest.ini", "[pytest]\ntestpaths = tests unit\n", "testpaths = tests unit smoke_suites"),
+        ("setup.cfg", "[tool:pytest]\ntestpaths =\n  tests\n", "testpaths = tests smoke_suites"),
+        ("tox.ini", "[pytest]\ntestpaths = tests\n", "testpaths = tests smoke_suites"),
+        ("pytest.toml", '[pytest]\ntestpaths = ["tests"]\n', 'testpaths = ["tests", "smoke_suites"]'),
+        (
+            "pyproject.toml",
+            'tool.pytest.ini_options.testpaths = ["te\\u0073ts"]\n',
+            'testpaths = ["tests", "smoke_suites"]',
+        ),
+        (".pytest.ini", "[pytest]\n", ""),
+        ("tox.ini", "[tox]\n", ""),
+    ],
+)
+def test_what_to_type_where_another_file_sets_testpaths(
+    place: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, line: str
+) -> None:
+    (place / name).write_text(text)
+    assert cli.main(["init"]) == 0
+    said = [one for one in capsys.readouterr().out.splitlines() if "testpaths" in one]
+    wanted = f"{name:<34}unchanged: have pytest look into smoke_suites, too: {line}"
+    assert said == ([wanted] if line else [])
+    assert (place / name).read_text().startswith(text)
+
+
+def test_a_file_keeps_its_line_ends(place: Path) -> None:
+    (place / "pyproject.toml").write_bytes(b"[project]\r\nname = 'it'\r\n")
+    cli.main(["init"])
+    written = (place / "pyproject.toml").read_bytes()
+    assert written.count(b"\n") == written.count(b"\r\n")
+    assert (place / TEST_FILE).read_bytes().count(b"\r") == 0
+
+
 def test_a_pyproject_that_cannot_be_read_is_not_touched(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = "[tool.pytest_megacpp\n"
     (place / "pyproject.toml").write_text(broken)

@@ -7,7 +7,8 @@ import pytest
 
 from pytest_megacpp.box.logs import redaction
 from pytest_megacpp.desk.run import leftovers
-from pytest_megacpp.desk.run.directory import RunDirectory, mark_interrupted, read_run_json
+from pytest_megacpp.desk.run.directory import RunDirectory, read_run_json
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.receipt import receipt_names
 

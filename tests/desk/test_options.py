@@ -170,7 +170,7 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
     [
         (
             "lane-dir = 'x'",
-            "[tool.pytest_megacpp]: unknown key 'lane-dir'; did you mean 'lane_dir'? Known: cache_seed, data, dry_run",
+            "[tool.pytest_megacpp]: unknown key 'lane-dir'; did you mean 'lane_dir'? Known: boxes, cache_seed, data",
         ),
         ("cache_seed = 'hot'", "cache_seed in [tool.pytest_megacpp]: unknown cache seed 'hot'"),
         ("triage = 'yes'", "must be true or false, not 'yes'"),

@@ -17,11 +17,11 @@ from pytest_megacpp.desk.run.directory import (
     changed_json,
     dump_json,
     iso,
-    mark_interrupted,
     read_run_json,
     replace_file,
     run_paths,
 )
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.shared_fields import SharedFields
 
@@ -218,6 +218,12 @@ def test_a_changed_field_is_as_if_written_with_the_others(
 ) -> None:
     name = data.draw(st.sampled_from(sorted(document)))
     assert changed_json(dump_json(document), {name: changed}) == dump_json(document | {name: changed})
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{\n "a": 1', b'{\n "b": 1\n}\n', b'{"a": 1}\n'])
+def test_what_was_written_by_others_is_not_changed(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        changed_json(content, {"a": 2})
 
 
 def test_no_lane_directory_has_no_runs(tmp_path: Path) -> None:

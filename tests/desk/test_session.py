@@ -16,11 +16,11 @@ from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.recording.commands import Word
-from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.events import Compiled, Limits, SeedKept
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd
+from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd, SeedState
 from pytest_megacpp.report.reporter import Artefact, Board, Line, Output, Reporter, RunResults, Span, document
 from pytest_megacpp.report.reporters import FlightRecords, Receipts, RunJson, flight_records, receipt_path
 from pytest_megacpp.report.run_json import RunMeta
@@ -301,6 +301,42 @@ def test_a_green_test_has_none(tmp_path: Path) -> None:
     run.finish()
     assert receipt_of(run)["flight_record"] is None
     assert not (run.directory.path / "flight").exists()
+
+
+def run_that_compiles(tmp_path: Path) -> tuple[LaneRun, list[Path]]:
+    """Two tests, of which the second compiles; what the box keeps it says later. With their receipts."""
+    ids = (NODEID, f"{NODEID}[2]")
+    box = FakeBox(ranks=2, tests=ids).begins().passes().ends().begins(1).after(0.1)
+    tests = box.rank(Compiled(1, 1, 2.0, 1, 0, 1)).passes().ends().recording()
+    whole = box.box(SeedKept(SeedState.WARM, "new", True, 4, 4, 20)).done().recording()
+    planned = tuple(replace(TESTS[0], nodeid=nodeid) for nodeid in ids)
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, tests=planned)
+    run.start(Listening(tests, b"", whole[len(tests) :]))
+    for index in range(2):
+        assert run.wait_for(index).verdict.code == "passed"
+    return run, [run.directory.path / "receipts" / name for name in run.results().receipt_names]
+
+
+def test_only_receipts_of_what_compiled_are_changed_at_the_end(tmp_path: Path) -> None:
+    run, receipts = run_that_compiles(tmp_path)
+    before = [path.read_bytes() for path in receipts]
+    files = [path.stat().st_ino for path in receipts]
+    run.finish()
+    assert [path.stat().st_ino == file for path, file in zip(receipts, files, strict=True)] == [True, False]
+    changed = json.loads(receipts[1].read_bytes())
+    assert changed["seed"]["published"] == "new"
+    assert changed | {"seed": None} == json.loads(before[1]) | {"seed": None}
+    assert json.loads(receipts[0].read_bytes())["seed"]["published"] is None
+    assert run.unwritten == []
+
+
+def test_a_receipt_that_somebody_else_has_changed_stays_as_it_is(tmp_path: Path) -> None:
+    run, receipts = run_that_compiles(tmp_path)
+    receipts[1].write_text("{}")
+    run.finish()
+    assert receipts[1].read_text() == "{}"
+    assert [line for line in run.unwritten if "somebody else has changed it" in line]
+    assert json.loads((run.directory.path / "run.json").read_text())["status"] == "passed"
 
 
 def test_flight_records_that_can_not_be_written_cost_no_receipt(tmp_path: Path) -> None:

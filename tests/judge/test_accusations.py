@@ -4,6 +4,7 @@ import pytest
 
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording.vocabulary import ActReason
 from tests.judge.test_messages import CHECKPOINT
 from tests.scenario import FakeBox
 
@@ -133,3 +134,55 @@ def test_what_failed_before_was_first() -> None:
     for rank in (0, 2, 3):
         box.raises(rank, "CheckpointException", CHECKPOINT)
     assert 1 in judged(box).blamed_ranks
+
+
+UNLIKE_FIRST = (
+    "[{}]: params[0] in this process with sizes [8, 8] appears not to match sizes of the same param in process 0."
+)
+
+
+def unlike_first(accusers: tuple[int, ...], ranks: int = 4) -> FakeBox:
+    """The others go on, to a broadcast of parameters."""
+    everyone = tuple(range(ranks))
+    box = FakeBox(ranks).begins().announces("0", everyone).enters(everyone, "gloo:all_gather", 1).completes()
+    others = tuple(r for r in everyone if r not in accusers)
+    for rank in accusers:
+        box.raises(rank, "RuntimeError", UNLIKE_FIRST.format(rank))
+    return box.enters(others, "gloo:broadcast", 9).after(1.0)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "accusers", "blamed", "certainty"),
+    [
+        (4, (1, 2, 3), (0,), Certainty.CERTAIN),
+        (5, (1, 2, 4), (0, 3), Certainty.CERTAIN),
+        (4, (2, 3), (2, 3), Certainty.LIKELY),
+        (2, (1,), (1,), Certainty.LIKELY),
+        (4, (3,), (3,), Certainty.CERTAIN),
+    ],
+)
+def test_who_is_compared_with_the_first_rank(
+    ranks: int, accusers: tuple[int, ...], blamed: tuple[int, ...], certainty: Certainty
+) -> None:
+    """It can't raise: where it is the odd one, all others do."""
+    box = unlike_first(accusers, ranks)
+    waiting = tuple(r for r in range(ranks) if r not in accusers)
+    found = judge_test(box.acts(ActReason.FAILURE_STUCK, waiting=waiting).ends().done().timeline(), 0).verdict
+    assert (found.blamed_ranks, found.certainty) == (blamed, certainty)
+
+
+def test_each_with_a_model_of_its_own_is_no_majority() -> None:
+    everyone = (0, 1, 2, 3)
+    box = FakeBox(4).begins().announces("0", everyone).enters(everyone, "gloo:all_gather", 1).completes()
+    for rank in (1, 2, 3):
+        box.raises(rank, "RuntimeError", UNLIKE_FIRST.format(rank).replace("[8, 8]", f"[8, {rank}]"))
+    box.enters(0, "gloo:broadcast", 9).after(1.0)
+    found = judge_test(box.acts(ActReason.FAILURE_STUCK, waiting=(0,)).ends().done().timeline(), 0).verdict
+    assert found.blamed_ranks == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("odd", "blamed"), [("on ranks [2]", (2,)), ("between ranks", (0, 1, 2, 3))])
+def test_whom_the_lane_names(odd: str, blamed: tuple[int, ...]) -> None:
+    lines = "\n".join(f"  rank {rank}: f32 [3] {rank == 2}" for rank in range(4))
+    found = judged(raising(dict.fromkeys(range(4), f"tensor differs {odd}:\n{lines}"), "AssertionError"))
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, blamed)

@@ -265,6 +265,19 @@ def test_a_rank_that_fails_by_itself_as_expected_is_why_the_others_did() -> None
     assert (found.code, found.certainty) == (Code.XFAILED, Certainty.CERTAIN)
 
 
+@pytest.mark.parametrize("error", [OWN, PATIENCE], ids=["of its own", "for lack of the others"])
+def test_a_late_rank_that_fails_after_who_gave_up_on_it(error: ev.Error) -> None:
+    """What rank 2 fails in is either why the test fails, or the others had left it alone by then."""
+    deadline = ev.Error("AssertionError", "not done yet", "train.py", 31, "", raised_in="/repo/suite/train.py")
+    box = as_expected(FakeBox(3).begins().enters((0, 1)).after(2).at(2), (0, 1), deadline).finishes((0, 1)).after(1)
+    box.enters(2).completes()
+    if error is PATIENCE:
+        box.enters(2, "gloo:barrier", 2).after(2)
+    found = verdict(as_expected(box, (2,), error).finishes(2).ends())
+    certainty = Certainty.LIKELY if error is PATIENCE else Certainty.CERTAIN
+    assert (found.code, found.certainty) == (Code.XFAILED, certainty)
+
+
 @pytest.mark.parametrize("op", ["gloo:all_reduce", "gloo:broadcast"])
 def test_so_may_ranks_whose_root_was_late(op: str) -> None:
     own_words = ev.Error("TimeoutError", "", "train.py", 31, "", raised_in="/repo/suite/train.py")

@@ -156,6 +156,15 @@ def test_a_test_that_was_slow_elsewhere_is_still_overtime() -> None:
     assert (found.code, found.certainty) == (Code.OVERTIME, Certainty.CERTAIN)
 
 
+def test_a_short_limit_may_have_ended_what_was_stuck() -> None:
+    """The last progress was less than `stall` before the limit, and most of the test."""
+    box = FakeBox(4, limits=ev.Limits(stall=120, test=2)).begins().after(0.5).samples(range(4), cpu_s=0.4)
+    box.after(1.5).samples(range(4), cpu_s=0.4)
+    found = judged(box.acts(ActReason.TEST_LIMIT).aborts("test-limit").done())
+    assert (found.code, found.certainty) == (Code.OVERTIME, Certainty.LIKELY)
+    assert "had made no progress for" in found.summary
+
+
 @pytest.mark.parametrize(
     ("announced_groups", "candidates"),
     [

@@ -30,6 +30,15 @@ def test_the_majority_that_raised_is_the_cause() -> None:
     assert "rank 0 then waited in all_reduce #2" in found.summary
 
 
+def test_only_who_had_another_exception_behind_it_is_said_to() -> None:
+    box = FakeBox(4).begins().handles((2, 3))
+    cause = ev.Cause("KeyError", "7", USER_FILE, True)
+    box.rank(ev.Handles(1, 0, ev.Error("ValueError", "bad shard", USER_FILE, 38, "", (), USER_FILE, (cause,)), True))
+    found = apart(box, (1, 2, 3))
+    what = "ranks 1-3 raised ValueError: bad shard (train.py:38), on rank 1 from KeyError: 7"
+    assert found.summary.startswith(what)
+
+
 def test_one_that_raised_is_the_cause_and_its_exception_is_said() -> None:
     found = apart(FakeBox(4).begins().handles(1), (1,))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (1,), Certainty.LIKELY)

@@ -5,7 +5,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, TestPhase
 from tests.scenario import FakeBox
 
 C10D = "/usr/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
@@ -123,3 +123,87 @@ def test_who_lacks_a_member_of_another_group_is_held_up_by_that() -> None:
     box.raises(1, error, "wait timeout after 3000ms, keys: /default_pg/2//cpu//2/1", raised_in=C10D)
     found = verdict(box.finishes((0, 1, 3)).after(3).passes(2).ends())
     assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (2,))
+
+
+def makes(box: FakeBox, name: str, members: tuple[int, ...], *ranks: int) -> FakeBox:
+    for rank in ranks:
+        box.rank(ev.GroupBegun(rank, box.index, name, members, len(members), True))
+    return box
+
+
+def test_who_makes_groups_in_another_order_is_not_told_apart_from_one_at_another_store() -> None:
+    """Rank 1 makes the smaller group first: it lacks rank 2, which lacks rank 1 as all others do."""
+    box = makes(makes(FakeBox(4).begins().after(0.1), "a", (0, 1, 2, 3), 0, 2, 3), "b", (1, 2), 1).after(3)
+    for name, number, ranks in (("a", 1, (0, 2, 3)), ("b", 1, (1,))):
+        said = f"wait timeout after 3000ms, keys: /default_pg/0//{name}//cpu//0/{number}"
+        box.raises(ranks, "torch.distributed.DistStoreError", said, raised_in=C10D)
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (1,), Certainty.LIKELY)
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_one_at_another_store_is_lacked_in_more_than_one_group(first: str) -> None:
+    """Rank 1 came with another prefix; whose word is the last makes no difference."""
+    box = FakeBox(4).begins().after(0.1)
+    for name, members, ranks in sorted((("a", (0, 1, 2), (0, 1)), ("b", (1, 3), (3,))), key=lambda g: g[0] != first):
+        makes(box, name, members, *ranks)
+        for rank in ranks:
+            number = members.index(1 if rank != 1 else 2)
+            said = f"wait timeout after 3000ms, keys: /default_pg/0//{name}//cpu//0/{number}"
+            box.raises(rank, "torch.distributed.DistStoreError", said, raised_in=C10D)
+    found = verdict(box.finishes((0, 1, 3)).after(3).passes(2).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (1,), Certainty.LIKELY)
+
+
+RENDEZVOUS = (
+    f"{C10D}:1802: in init_process_group\n{C10D.replace('distributed_c10d', 'rendezvous')}:232: in _tcp_rendezvous"
+)
+
+
+def destroys(box: FakeBox, ranks: tuple[int, ...] = (0, 1, 2, 3)) -> FakeBox:
+    for rank in ranks:
+        box.rank(ev.FlightRecorded(rank, box.index, FlightOrigin.DESTROY, (), ()))
+    return box.after(0.1)
+
+
+def test_a_second_default_group_is_joined_as_the_first_one() -> None:
+    """Before torch's helper announces the group, its ranks look for the store."""
+    box = destroys(joined()).after(3)
+    box.raises(range(4), "torch.distributed.DistNetworkError", NO_SERVER, raised_in=C10D, traceback=RENDEZVOUS)
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.cause) == (Code.STARTUP_FAILURE, "rendezvous")
+
+
+@pytest.mark.parametrize("destroyed", [True, False])
+def test_collectives_of_a_default_group_that_is_gone_say_nothing_of_the_next_one(destroyed: bool) -> None:
+    """Two ranks use the number 2 in it. With the first one, the group is a further one of a test that is under way."""
+    box = joined().enters(range(4), "gloo:barrier", 1).after(0.1).completes()
+    if destroyed:
+        destroys(box)
+    for rank, number in enumerate((0, 1, 2, 2)):
+        if destroyed:
+            box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True, number))
+        else:
+            box.rank(ev.GroupBegun(rank, box.index, "1", (0, 1, 2, 3), 4, True))
+    said = f"wait timeout after 3000ms, keys: /{'' if destroyed else '0//'}{0 if destroyed else 1}//cpu//0/3"
+    box.after(3).raises(range(4), "torch.distributed.DistStoreError", said, raised_in=C10D)
+    found = verdict(box.finishes().ends())
+    joining = (Code.STARTUP_FAILURE, (3,)) if destroyed else (Code.TEST_FAILED, (0, 1, 2, 3))
+    assert (found.code, found.blamed_ranks) == joining
+
+
+def test_the_barrier_after_the_making_of_a_group_belongs_to_it() -> None:
+    """With TORCH_DIST_INIT_BARRIER. Rank 3 does not come."""
+    said = "wait timeout after 3000ms, keys: /default_pg/0//store_based_barrier_key:1:last_worker"
+    box = joined().at(3).after(3).raises((0, 1, 2), "torch.distributed.DistStoreError", said, raised_in=C10D)
+    found = verdict(box.finishes((0, 1, 2)).after(3).passes(3).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (3,))
+
+
+@pytest.mark.parametrize("destroyed_first", [True, False])
+def test_a_group_that_is_destroyed_around_the_failure_was_there(destroyed_first: bool) -> None:
+    """In a `finally` of the test, or in its teardown."""
+    box = destroys(joined()) if destroyed_first else joined()
+    box = fails(box, IN_USE, 2).after(0.1)
+    found = verdict((box if destroyed_first else destroys(box)).finishes(2).passes((0, 1, 3)).ends())
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (2,))

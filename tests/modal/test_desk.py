@@ -53,6 +53,20 @@ WRONG_FIRST = """
         while not (pathlib.Path("/tmp") / "{gate}").exists():
             time.sleep(0.02)
 """
+MEETING = """
+    import pathlib
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=2)
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_meets(number, modal_h200x8):
+        mine, other = (pathlib.Path("/tmp") / f"{gate}-{n}" for n in (number, 1 - number))
+        mine.touch()
+        while not other.exists():
+            time.sleep(0.02)
+"""
 SETTINGS = """
     [tool.pytest.ini_options]
     addopts = ["--strict-markers"]
@@ -352,6 +366,22 @@ def test_a_budget_ends_the_test_that_runs(site: Site) -> None:
     assert ran.run is not None
     assert 25 < ran.run["cost"]["usd"] < 40
     site.assert_given_back()
+
+
+def test_two_sandboxes_at_the_same_time(site: Site) -> None:
+    """Each test waits for the other one to begin, so neither box waits for the other's end."""
+    site.write("test_it.py", MEETING.replace("{gate}", site.gate.name))
+    ran = site.run(*LANE, "--boxes", "2")
+    assert ran.outcomes() == {"test_meets[0]": "passed", "test_meets[1]": "passed"}, ran.text
+    sandboxes = site.emulator.sandboxes
+    assert len(sandboxes) == 2
+    assert all(sandbox.result is not None for sandbox in sandboxes)
+    latest = site.lane_dir / "runs" / (site.lane_dir / "latest").read_text().strip()
+    joint = json.loads((latest / "run.json").read_text())
+    assert set(joint["boxes"]) == {sandbox.name for sandbox in sandboxes}
+    assert [test["outcome"] for test in joint["tests"]] == ["passed", "passed"]
+    for path in Path("/tmp").glob(f"{site.gate.name}-*"):
+        path.unlink()
 
 
 def test_no_process_is_left() -> None:

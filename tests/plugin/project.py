@@ -30,7 +30,8 @@ PATIENCE = float(os.environ.get("TESTS_PATIENCE", "1"))
 """How many times longer these tests wait than on an idle machine; under gVisor a box starts slowly."""
 DRY = ("--surface", "local", "--dry-run")
 LANE = ("-m", "h200x8", *DRY)
-ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly"}  # which is installed, and shuffles where nobody says so
+ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly -p no:sugar -p no:benchmark"}
+"""They are there for tests/beside: uncalled, they shuffle, draw another terminal, and warn beside pytest-xdist."""
 WITHOUT_NUMPY = {"PYTHONPATH": str(Path(__file__).parent / "no_numpy")}
 WITHOUT_TORCH = {"PYTHONPATH": str(Path(__file__).parent / "no_torch")}  # for a desk; its box has it
 _NOT_FOR_A_DESK = (

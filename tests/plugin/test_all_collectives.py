@@ -5,7 +5,7 @@ import pytest
 from tests.plugin.project import LANE, Project, Ran
 
 TESTS = """
-    import os, tempfile
+    import datetime, os, tempfile, time
     import pytest, torch, torch.distributed as dist
     import torch.distributed._functional_collectives as funcol
 
@@ -53,10 +53,35 @@ TESTS = """
             dist.all_reduce(torch.ones(8))
         dist.destroy_process_group()
 
+    def test_one_left_open(modal_h200x8):
+        dist.barrier()
+        if RANK == 1:
+            dist.all_reduce(torch.ones(8), async_op=True)
+
+    def test_given_up(modal_h200x8):
+        dist.barrier()
+        if RANK == 1:
+            with pytest.raises(RuntimeError):
+                dist.all_reduce(torch.ones(8), async_op=True).wait(datetime.timedelta(seconds=1))
+        else:
+            time.sleep(3)
+
+    def test_smaller_part(modal_h200x8):
+        parts = [torch.ones(2)] * 2 if RANK == 0 else None
+        dist.scatter(torch.empty(3 if RANK == 1 else 2), parts, src=0)
+
+    def test_smaller_share(modal_h200x8):
+        dist.gather(torch.ones(1 if RANK == 1 else 2), [torch.ones(2) for _ in range(2)] if RANK == 0 else None, dst=0)
+
     def test_healthy(modal_h200x8):
         train(steps=20)
         for n in range(3000):
             dist.all_reduce(torch.ones(1 + n % 3))
+        for n in range(100):
+            size = 1 + n % 3
+            dist.scatter(torch.empty(size), [torch.ones(size)] * 2 if RANK == 0 else None, src=0)
+            dist.gather(torch.ones(size), [torch.ones(size) for _ in range(2)] if RANK == 1 else None, dst=1)
+        dist.all_reduce(torch.ones(8), async_op=True)
         train(steps=20)
 
     def test_healthy_worlds():
@@ -73,7 +98,16 @@ TESTS = """
         for _ in range(300):
             funcol.wait_tensor(funcol.all_reduce(torch.ones(8), "sum", dist.group.WORLD))
 """
-ODD = ("long_ago", "behind_a_burst", "behind_ddp", "in_a_group_that_is_gone", "in_a_world_that_is_gone")
+ODD = (
+    "one_left_open",
+    "smaller_part",
+    "smaller_share",
+    "long_ago",
+    "behind_a_burst",
+    "behind_ddp",
+    "in_a_group_that_is_gone",
+    "in_a_world_that_is_gone",
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +127,11 @@ def test_one_that_differs_is_a_mismatch(ran: Ran, name: str) -> None:
 def test_a_healthy_test_is_certain_however_much_it_issues(ran: Ran, name: str) -> None:
     verdict = ran.verdict(name)
     assert (verdict["code"], verdict["certainty"]) == ("passed", "certain")
+
+
+def test_a_collective_that_a_test_gives_up_on_is_a_doubt(ran: Ran) -> None:
+    verdict = ran.verdict("test_given_up")
+    assert (verdict["code"], verdict["certainty"]) == ("passed", "likely")
 
 
 def test_what_nobody_could_compare_is_said(ran: Ran) -> None:

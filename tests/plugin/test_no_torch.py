@@ -1,5 +1,6 @@
 """A desk that has no torch, with boxes that do: lane files are read from their source, and the box names the tests."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -51,6 +52,9 @@ READ = """
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
     def test_skipped(): ...
 """
+MORE = """    import helper
+    helper.define(globals())
+"""
 STRANGE = """
     import pytest
     import helper
@@ -69,6 +73,26 @@ STRANGE = """
     def test_there(): ...
 
     helper.define(globals())
+"""
+HOOKS = """
+    import json
+    import os
+    import pathlib
+    import pytest
+
+    def note(*words):
+        if "MEGACPP_BOX" not in os.environ:
+            with pathlib.Path("hooks.jsonl").open("a") as file:
+                print(json.dumps(words), file=file)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item, call):
+        if call.excinfo is not None:
+            note(item.nodeid, call.when, call.excinfo.typename)
+        return (yield)
+
+    def pytest_exception_interact(node, call, report):
+        note(node.nodeid, report.nodeid, call.excinfo.typename)
 """
 GATED = """
     import pytest
@@ -184,6 +208,46 @@ def test_more_tests_at_the_box_alone_make_a_session_red(tmp_path: Path) -> None:
     assert "1 lane test of the box could not be read from the source here, so not run." in ran.text
     assert ran.run is not None
     assert ran.run["status"] == "failed"
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Ran]:
+    project = project_in(tmp_path_factory.mktemp("dealt") / "project", test_read=f"{READ}\n{MORE}", conftest=HOOKS)
+    return project, project.pytest(*LANE, "--boxes", "2", env=WITHOUT_TORCH)
+
+
+def test_cases_stay_with_their_box_and_are_in_the_joint_run(dealt: tuple[Project, Ran]) -> None:
+    project, ran = dealt
+    assert ran.outcomes() == OUTCOMES
+    run = project.lane_dir / "runs" / (project.lane_dir / "latest").read_text().strip()
+    joint = json.loads((run / "run.json").read_text())
+    assert [test["nodeid"] for test in joint["tests"]] == [f"test_read.py::{name}" for name in OUTCOMES]
+    assert [test["outcome"] for test in joint["tests"]] == list(OUTCOMES.values())
+    assert (joint["counts"]["selected"], joint["status"]) == (9, "failed")
+    parts = [json.loads((run.parent / part / "run.json").read_text()) for part in joint["boxes"]]
+    of_part = [{test["nodeid"].partition("[")[0] for test in part["tests"]} for part in parts]
+    assert not of_part[0] & of_part[1] - {"test_read.py::test_literal"}
+    for test in joint["tests"]:
+        assert json.loads((run / test["receipt"]).read_text())["nodeid"] == test["nodeid"]
+
+
+def test_what_both_boxes_have_more_is_named_once(dealt: tuple[Project, Ran]) -> None:
+    project, ran = dealt
+    assert "1 lane test of the box could not be read from the source here, so not run." in ran.text
+    assert "tests read from the source, box 1 of 2: " in ran.text
+    run = project.lane_dir / "runs" / (project.lane_dir / "latest").read_text().strip()
+    assert json.loads((run / "run.json").read_text())["unreported"] == ["test_read.py::test_hidden"]
+
+
+def test_hooks_see_each_case_under_its_own_name(dealt: tuple[Project, Ran]) -> None:
+    project, _ = dealt
+    noted = [json.loads(line) for line in (project.root / "hooks.jsonl").read_text().splitlines()]
+    failed = "test_read.py::test_open[torch.bfloat16]"
+    assert sorted(noted) == [
+        [failed, "call", "LaneTestFailed"],
+        [failed, failed, "LaneTestFailed"],
+        ["test_read.py::test_skipped", "setup", "Skipped"],
+    ]
 
 
 def test_distributed_sessions_have_every_case_once(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def lookout() -> tuple[Lookout, list[Read], list[str]]:
     sent: list[Read] = []
     said: list[str] = []
     keep: Callable[[Read], object] = sent.append
-    return Lookout(0.0, keep, said.append), sent, said
+    return Lookout(lambda: 0.0, keep, said.append), sent, said
 
 
 def test_a_lookout_sends_changes_only(

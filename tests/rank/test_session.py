@@ -3,6 +3,7 @@
 import pytest
 
 from pytest_megacpp.rank.collection import most_telling
+from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.rank.own_pytest import keep_plain_writer
 from pytest_megacpp.rank.reports import KEPT_PROPERTIES, properties_of
 from pytest_megacpp.rank.session import RankSession
@@ -19,7 +20,9 @@ def test_evidence_keeps_its_tracebacks_whatever_the_terminal_shows(
     monkeypatch.setenv("MEGACPP_TMP", str(pytester.path))
     args = ["--tb=no"] if terminal else ["-p", "no:terminal"]
     config = pytester.parseconfig("-p", "no:megacpp", *args)
-    RankSession.pytest_cmdline_main(object.__new__(RankSession), config)
+    session = object.__new__(RankSession)
+    session._desk_options = DeskOptions()
+    session.pytest_cmdline_main(config)
     assert config.getoption("tbstyle", "auto") == ("short" if terminal else "auto")
     assert config.option.basetemp == str(pytester.path)
 

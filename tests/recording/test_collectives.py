@@ -265,7 +265,15 @@ def test_all_small_camps_are_odd_against_a_largest_one() -> None:
     assert found.odd == (0, 3)
 
 
-@pytest.mark.parametrize("op", ["all_to_all", "alltoall_base", "gather", "scatter", "gloo:all_gather_v", "barrier"])
+def test_what_reads_alike_and_differs_is_told_apart() -> None:
+    """Whoever wrote these sizes: they are texts for people."""
+    ranks = issued(*(entry(1, numel_in=numel) for numel in (8, 8, 4)))
+    (found,) = disagreements(dict(enumerate(ranks)), Groups(3))
+    assert [ranks for _, ranks in found.variants] == [(0, 1), (2,)]
+    assert found.variants[1][0].endswith(", size 4")
+
+
+@pytest.mark.parametrize("op", ["all_to_all", "alltoall_base", "nccl:scatter", "gloo:all_gather_v", "barrier"])
 def test_sizes_of_some_operations_may_differ(op: str) -> None:
     ranks = issued(entry(1, op=op), entry(1, op=op, numel_in=4, dtype="Half"))
     assert disagreements(dict(enumerate(ranks)), Groups(2)) == ()

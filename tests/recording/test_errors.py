@@ -54,6 +54,7 @@ SAID = [
     (Kind.CUDA_OOM, "torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB", ""),
     (Kind.CUDA_OOM, "RuntimeError", "CUDA error: out of memory", ""),
     (Kind.CUDA, "torch.AcceleratorError", "CUDA error: an illegal memory access was encountered", ""),
+    (Kind.CUDA_OOM, "torch.AcceleratorError", "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'", ""),
     (Kind.CUDA, "RuntimeError", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", ""),
     (Kind.MEMORY, "MemoryError", "", ""),
     (Kind.MEMORY, "RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", ""),
@@ -365,6 +366,17 @@ def test_a_work_that_times_out_says_no_more(raised_in: str, kind: Kind) -> None:
 def test_a_mismatch_that_torch_finds_anywhere_is_one(file: str) -> None:
     raised_in, message = f"/x/site-packages/torch/{file}", "Detected mismatch between collectives on ranks."
     assert classify(Error("RuntimeError", message, "a.py", 3, "", raised_in=raised_in)) is Kind.MISMATCH
+
+
+@pytest.mark.parametrize("file", ["distributed/checkpoint/utils.py", "_utils.py", "utils/data/dataloader.py"])
+@pytest.mark.parametrize(
+    "said", ["The client socket has failed to connect to any network address of (s3, 1).", "socketStartConnect: s3"]
+)
+def test_what_torch_only_passes_on_is_the_error_of_whoever_raised_it(file: str, said: str) -> None:
+    """A checkpoint's writer, or a worker of a DataLoader, does not reach a server of its own."""
+    raised_in = f"/x/site-packages/torch/{file}"
+    message = f"Traceback (most recent call last): (RANK 3)\nRuntimeError: {said}"
+    assert classify(Error("CheckpointException", message, "a.py", 3, "", raised_in=raised_in)) is Kind.OWN
 
 
 def test_what_an_rpc_s_function_raised_is_its_own_error() -> None:

@@ -207,6 +207,16 @@ def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[st
     assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 8.0)
 
 
+def test_what_compiles_after_a_collective_is_another_compile() -> None:
+    """Looks missed the time between the two."""
+    story = Telling()
+    story.box(3.0, sample(0, compiling=("a",)))
+    story.box(9.0, look(0, entered(1, 8.5)))
+    story.box(9.5, sample(0, compiling=("a",)))
+    assert (story.of(0).compiling_since_s, story.of(0).compiling) == (8.5, True)
+    assert [(phase.start_s, phase.end_s) for phase in story.of(0).compiles] == [(3.0, 8.5), (8.5, None)]
+
+
 def test_compiling_lasts_until_a_look_says_otherwise() -> None:
     story = Telling()
     story.box(3.0, sample(0, compiling=("a",)))

@@ -226,6 +226,19 @@ def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green()
     assert test["waits"]
 
 
+MISSED = "expected verdict hang, got passed"
+
+
+def test_a_drill_that_failed_says_what_it_missed_though_its_verdict_is_green() -> None:
+    run = results(FakeBox(2).begins().passes().ends().done().timeline())
+    missed = {index: replace(result, outcome=Outcome.FAILED, missed=MISSED) for index, result in run.judged.items()}
+    run = replace(run, judged=missed)
+    page = html(page_data(run, run_spans(run.timeline, run.judged)))
+    (test,) = data_in(page)["tests"]
+    assert (test["fine"], test["green"], test["code"], test["missed"]) == (False, True, "passed", MISSED)
+    assert f"<title>{MISSED} · run-1</title>".encode() in page
+
+
 def test_without_scripts_a_failure_is_there_though_many_drills_went_as_expected() -> None:
     box = FakeBox(2, tests=[f"t.py::test_{number}" for number in range(30)])
     for number in range(30):

@@ -84,7 +84,7 @@ def _answer(command: Sequence[str], deadline_s: float) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
     )
     try:

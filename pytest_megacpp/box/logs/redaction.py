@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import sys
 from typing import IO, Any
 
 from pytest_megacpp.recording.redact import Redactor
@@ -36,7 +37,8 @@ def redact_file(path: str, redactor: Redactor) -> bool:
     beside = f"{path}.tmp"
     try:
         with open(path, **_AS_WRITTEN) as log, open(beside, "w", opener=_for_us, **_AS_WRITTEN) as copy:
-            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(log.fileno()).st_mode))
+            if sys.platform != "win32":
+                os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(log.fileno()).st_mode))
             changed = False
             while portion := log.read(PORTION_CHARS) + log.readline(PORTION_CHARS):
                 portion += _rest_of_key(log, portion)

@@ -41,7 +41,7 @@ def give_back(path: str, start: int, end: int) -> bool:
     can't.
     """
     try:
-        log = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        log = os.open(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -58,7 +58,7 @@ def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
     `cut_bytes` of earlier cuts as well. Returns by how many bytes the log got shorter, 0 where it can't be written.
     """
     try:
-        log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        log = os.open(path, os.O_RDWR | os.O_APPEND)
     except OSError:
         return 0
     try:
@@ -90,7 +90,8 @@ def _read_to_end(log: int, offset: int) -> tuple[bytes, int]:
     """
     read = bytearray()
     for _ in range(LOOKS):
-        if not (part := os.pread(log, 1 << 20, offset)):
+        os.lseek(log, offset, os.SEEK_SET)  # ranks append through descriptors of their own
+        if not (part := os.read(log, 1 << 20)):
             break
         offset += len(part)
         read += part

@@ -136,7 +136,8 @@ class RankWatch(threading.Thread):
         self._last: tuple[object, ...] = ()
         self._examined = False
 
-    def begin(self, test: int) -> None:
+    def begin(self, test: int, epoch_s: float) -> None:
+        self._recorders.epoch_s = epoch_s
         self._test, self._since_s = test, time.monotonic()
         self._seen, self._last = None, ()
         self._wake.set()

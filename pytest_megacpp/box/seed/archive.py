@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pytest_megacpp.box.host.plain_files import open_plain
 from pytest_megacpp.recording.seed_layout import SeedError, SeedRefused
 from pytest_megacpp.recording.texts import beginning
 
@@ -180,11 +181,7 @@ def open_regular(path: Path) -> IO[bytes]:
     """Returns a regular file to read. Anything else, links included, is an OSError, and nothing that could block is
     waited for.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(None, "it is no regular file", str(path))
-    return file
+    return os.fdopen(open_plain(path, os.O_RDONLY), "rb")
 
 
 class _Unpacking:
@@ -249,9 +246,9 @@ class _Unpacking:
     def _write(self, info: tarfile.TarInfo) -> None:
         path = self._top / info.name
         self._make_parents(info.name)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            file = os.fdopen(os.open(path, flags, _mode(info.mode)), "wb")
+            file = os.fdopen(open_plain(path, flags, _mode(info.mode)), "wb")
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise SeedRefused(f"{info.name!r} in its archive is a file and a directory") from None
         with file:

@@ -6,9 +6,9 @@ being compared with the same last known good seed: where a file system has none,
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -312,6 +312,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _sync(directory: Path) -> None:
     """Has renames in the directory survive a crash, where the file system can."""
+    if sys.platform == "win32":  # it opens no directories
+        return
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -343,6 +345,10 @@ def _sweep(shape: Path) -> None:
 
 def _tried(handle: int) -> bool:
     """Returns whether there is nothing more to wait for: this process has the lock, or there are no locks here."""
+    if sys.platform == "win32":  # a desk that only looks: no box publishes there
+        return True
+    import fcntl
+
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

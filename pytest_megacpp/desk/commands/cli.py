@@ -41,7 +41,8 @@ from pytest_megacpp.desk.commands.command import (
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR
 from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
-from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
+from pytest_megacpp.desk.run.directory import utc_now
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.seed_layout import SeedError, named
 from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider
@@ -206,17 +207,28 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
         else:
             say(gate.lines)
         return FAILED if gate.failed else OK
+    joint = show_command.joint_run(desk.lane_dir, arguments.name)
+    if joint is not None:
+        return _show_joint(joint, as_json=arguments.json)
     seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
     if arguments.json:
         say_json(show_command.run_json(seen))
     else:
         say(show_command.run_shown(seen))
-    return FAILED if seen.bad or not (seen.result.tests or seen.is_running) else OK
+    return FAILED if seen.is_bad else OK
+
+
+def _show_joint(joint: show_command.Joint, *, as_json: bool) -> int:
+    if as_json:
+        say_json(show_command.joint_json(joint))
+    else:
+        say(show_command.joint_shown(joint))
+    return FAILED if joint.is_bad else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
     named = arguments.name
-    seen = show_command.judged(Path("/dev/stdin") if named == "-" else runs.find_recording(desk.lane_dir, named))
+    seen = show_command.judged(runs.STDIN if named == "-" else runs.find_recording(desk.lane_dir, named))
     if arguments.json:
         say_json(show_command.judgement_json(seen))
     else:

@@ -22,6 +22,7 @@ class Configured(DeferredTables):
     untrusted: bool = False
     dry_run: bool = False
     detach: bool = False
+    boxes: int = 1
 
     @cached_property
     def environment(self) -> Mapping[str, str]:

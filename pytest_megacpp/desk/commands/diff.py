@@ -20,7 +20,7 @@ from pytest_megacpp.desk.commands.command import (
 )
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.receipts import receipts_of
-from pytest_megacpp.desk.run.runs import find_run
+from pytest_megacpp.desk.run.runs import find_run, parts_of_run
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.findings import LEAST_SHARE, least
 from pytest_megacpp.report.history.series import GREEN, METRICS, Metric, is_failure
@@ -97,7 +97,8 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
 
 def _measured(run: Path) -> dict[str, Measures]:
     """Raises CannotDo if there are no receipts."""
-    found = {measured.nodeid: measured for _, measured in receipts_of(run)}
+    runs = [run.parent / part for part in parts_of_run(run)] or [run]
+    found = {measured.nodeid: measured for one in runs for _, measured in receipts_of(one)}
     if not found:
         raise CannotDo(f"run {run.name} has no receipts to compare")
     return found

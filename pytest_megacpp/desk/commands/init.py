@@ -1,17 +1,21 @@
 """Owns `megacpp init`: what a repository needs for its first lane test; must not overwrite anything.
 
-A pyproject.toml without the plugin's table gets it at its end; every other file is only created if it doesn't exist.
+A pyproject.toml without the plugin's table gets it at its end, and its `testpaths`, where it sets any, gets the
+directory of the first test; every other file is only created if it doesn't exist.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_megacpp.desk.commands import testpaths
+from pytest_megacpp.desk.commands.testpaths import TestPaths
 from pytest_megacpp.desk.config.options import read_settings
 from pytest_megacpp.desk.config.pyproject import TABLE
 from pytest_megacpp.desk.run.directory import replace_file
 
-TEST_FILE = "smoke_suites/test_first_smoke.py"
+SUITES = "smoke_suites"
+TEST_FILE = f"{SUITES}/test_first_smoke.py"
 WORKFLOW_FILE = ".github/workflows/megacpp.yml"
 TRY_IT = f"pytest -m h200x8 --surface local --dry-run {TEST_FILE}"
 
@@ -126,6 +130,20 @@ def write_starter(root: Path) -> Iterator[Written]:
     yield _configure(root / "pyproject.toml")
     for name, text in ((TEST_FILE, TEST), (WORKFLOW_FILE, WORKFLOW)):
         yield _make(root / name, name, text)
+    found = testpaths.read(root)
+    if found is not None and not found.has(SUITES):
+        yield _look_there_too(found)
+
+
+def _look_there_too(found: TestPaths) -> Written:
+    """`pytest -m h200x8` without a path would find no lane test."""
+    file = found.config
+    if file.name == "pyproject.toml":
+        edited = testpaths.with_one_more(file.read_bytes().decode(), SUITES)
+        if edited is not None:
+            replace_file(file.resolve(), edited.encode())
+            return Written(file.name, f"{SUITES} added to testpaths")
+    return Written(file.name, f"unchanged: have pytest look into {SUITES}, too: {found.line(SUITES)}")
 
 
 def _configure(pyproject: Path) -> Written:
@@ -133,18 +151,19 @@ def _configure(pyproject: Path) -> Written:
     if not pyproject.exists():
         return _make(pyproject, name, CONFIGURATION)
     read_settings(pyproject)
-    there = pyproject.read_text(encoding="utf-8")
+    there = pyproject.read_bytes().decode()
     if "tool.pytest_megacpp" in there:
         return Written(name, f"unchanged: it has {TABLE} already")
-    newline = "" if there.endswith("\n") or not there else "\n"
-    replace_file(pyproject.resolve(), f"{there}{newline}\n{CONFIGURATION}".encode())
+    newline = "\r\n" if "\r\n" in there else "\n"
+    added = ("" if there.endswith("\n") or not there else "\n") + f"\n{CONFIGURATION}"
+    replace_file(pyproject.resolve(), (there + added.replace("\n", newline)).encode())
     return Written(name, f"{TABLE} added at its end")
 
 
 def _make(path: Path, name: str, text: str) -> Written:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
         return Written(name, "unchanged: the file exists")

@@ -17,7 +17,7 @@ from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.leftovers import known_secrets
 from pytest_megacpp.desk.run.rank_logs import LogFiles, Redact, Source, TestOutput, Wanted, Written, log_paths
-from pytest_megacpp.desk.run.runs import find_run, named_recording
+from pytest_megacpp.desk.run.runs import find_box_run, named_recording
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.run_json import RunStatus
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Prints the lines; FAILED if there are none. Raises RunNotFound and UsageError."""
-    path = find_run(desk.lane_dir, arguments.name)
+    path = find_box_run(desk.lane_dir, arguments.name)
     wanted = Wanted(_ranks(arguments.rank), arguments.stream)
     entry = Entry(path, read_run_json(path) or {})
     if entry.status == RunStatus.DETACHED and not log_paths(path):

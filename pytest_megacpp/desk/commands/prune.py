@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from pytest_megacpp.desk.run.directory import (
     utc_now,
 )
 from pytest_megacpp.desk.run.history_file import write_history
+from pytest_megacpp.desk.run.joint import parts_of
 from pytest_megacpp.desk.run.receipts import newest_receipts
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
@@ -48,7 +50,8 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Removes runs and says which; FAILED if one could not be removed. Raises UsageError."""
     keep, age = _asked(arguments)
     now = utc_now()
-    old = [entry for entry in list(entries(desk.lane_dir))[keep:] if age is None or _is_older(entry, age, now)]
+    whole = [entry for entry in entries(desk.lane_dir) if not entry.is_part]
+    old = [entry for entry in whole[keep:] if age is None or _is_older(entry, age, now)]
     if arguments.dry_run:
         say(_plan(old, now))
         return OK
@@ -86,13 +89,19 @@ def _goes_on(run: Path) -> bool:
     return Entry(run, read_run_json(run) or {}).status in GOING or is_held(run)
 
 
+def _paths(entry: Entry) -> list[Path]:
+    """The directory of a run, last, after those of its boxes if it is a joint one."""
+    boxes = (entry.path.parent / part for part in parts_of(entry.document))
+    return [*(box for box in boxes if box.is_dir()), entry.path]
+
+
 def _plan(old: Sequence[Entry], now: datetime) -> Iterator[str]:
     sizes = []
     for entry in old:
-        if _goes_on(entry.path):
+        if any(map(_goes_on, _paths(entry))):
             yield _stays(entry)
         else:
-            sizes.append(_size(entry.path))
+            sizes.append(sum(map(_size, _paths(entry))))
             yield _line(entry, now, sizes[-1], "would be removed")
     yield _total(sizes, "would be removed")
 
@@ -101,10 +110,11 @@ def _remove_all(old: Sequence[Entry], now: datetime) -> tuple[list[int], int]:
     """The bytes of each run that was removed, and how many could not be."""
     freed, failed = [], 0
     for entry in old:
-        size = _size(entry.path)
-        if _goes_on(entry.path):  # asked last: others take time
+        paths = _paths(entry)
+        size = sum(map(_size, paths))
+        if any(map(_goes_on, paths)):  # asked last: others take time
             say([_stays(entry)])
-        elif _remove(entry.path):
+        elif all(map(_remove, paths)):
             say([_line(entry, now, size, "removed")])
             freed.append(size)
         else:
@@ -131,8 +141,15 @@ def _size(run: Path) -> int:
     for directory, _, names in os.walk(run):
         for name in names:
             with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+                total += _on_disk(os.lstat(os.path.join(directory, name)))
     return total
+
+
+def _on_disk(file: os.stat_result) -> int:
+    """Of a log with a hole less than its length; Windows only tells that."""
+    if sys.platform == "win32":
+        return file.st_size
+    return file.st_blocks * 512
 
 
 def _bytes(number: float) -> str:

@@ -49,6 +49,12 @@ class Entry:
         return id_time(self.path.name) or moment(self.document.get("started_at"))
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is the run of one of several boxes, whose joint run is there."""
+        joint = self.document.get("part_of")
+        return isinstance(joint, str) and id_time(joint) is not None and (self.path.parent / joint).is_dir()
+
+    @property
     def is_replay(self) -> bool:
         return began_before_its_id(self.path.name, self.document.get("started_at"))
 
@@ -104,7 +110,7 @@ def entries(lane_dir: Path) -> Iterator[Entry]:
 
 def _wanted(lane_dir: Path, lane: str | None, failed: bool) -> Iterator[Entry]:
     for entry in entries(lane_dir):
-        if (lane is None or entry.text("lane") == lane) and (entry.is_red or not failed):
+        if not entry.is_part and (lane is None or entry.text("lane") == lane) and (entry.is_red or not failed):
             yield entry
 
 

@@ -47,6 +47,11 @@ class Judged:
         return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
 
     @property
+    def is_bad(self) -> bool:
+        """Whether a test failed, or there is none."""
+        return bool(self.bad or not (self.result.tests or self.is_running))
+
+    @property
     def entry(self) -> Entry:
         return Entry(self.run, self.document)
 
@@ -92,6 +97,52 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
     lines = [one_line(line, 500) for line in (*summary, *complaints)]
     entry = Entry(run, document)
     return GateAlone((*_summary(entry), *lines), bool(complaints), entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """A joint run: what is judged of each of its boxes; `silent` are the runs that recorded nothing to judge."""
+
+    entry: Entry
+    boxes: tuple[Judged, ...]
+    silent: tuple[str, ...]
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a test failed, or nothing is known of a box that has ended."""
+        return any(seen.is_bad for seen in self.boxes) or bool(self.silent and self.entry.status != RunStatus.RUNNING)
+
+
+def joint_run(lane_dir: Path, name: str) -> Joint | None:
+    """The joint run of this name; None if it is no such run."""
+    try:
+        run = runs.find_run(lane_dir, name)
+    except runs.RunNotFound:
+        return None
+    parts = runs.parts_of_run(run)
+    boxes, silent = [], []
+    for part in parts:
+        try:
+            boxes.append(judged(run.parent / part / RECORDING))
+        except (runs.RunNotFound, OSError) as e:
+            silent.append(f"{part}: {e}")
+    return Joint(Entry(run, read_run_json(run) or {}), tuple(boxes), tuple(silent)) if parts else None
+
+
+def joint_shown(joint: Joint) -> Iterator[str]:
+    """The joint run in one line, then the run of each box as ever."""
+    yield from _summary(joint.entry)
+    for seen in joint.boxes:
+        yield from ("", *run_shown(seen))
+    yield from (one_line(line, 300) for line in joint.silent)
+
+
+def joint_json(joint: Joint) -> dict[str, object]:
+    """As `run_json`, with the tests of all boxes, and `boxes` for the ids of their runs."""
+    tests = [test for seen in joint.boxes for test in _tests_json(seen)]
+    boxes = [seen.run.name for seen in joint.boxes]
+    is_running = any(seen.is_running for seen in joint.boxes)
+    return {**as_json(joint.entry), "is_running": is_running, "tests": tests, "boxes": boxes}
 
 
 def _rule_lines(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -175,6 +226,7 @@ def _tests_json(seen: Judged) -> Iterator[dict[str, object]]:
             "nodeid": test.nodeid,
             "outcome": _reported(test, seen.document) if done else None,
             "verdict": to_json(test.verdict) if done else None,
+            "expects": entry.get("expects"),
             "receipt": entry.get("receipt"),
             "seconds": found.seconds if found else None,
             "first_forward_s": found.first_forward_s if found else None,
@@ -244,7 +296,7 @@ def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
 def _drilled(test: TestResult, expects: object) -> TestResult:
     """Returns the result as a drill has it, which passes by the verdict that it expects."""
     try:
-        return drill_result(test, from_json(Expectation, expects))[0]
+        return drill_result(test, from_json(Expectation, expects))
     except CodecError:
         return test
 

@@ -24,7 +24,7 @@ from pytest_megacpp.desk.commands.command import (
 )
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
-from pytest_megacpp.desk.run.runs import GrowingRecording, find_run, named_recording
+from pytest_megacpp.desk.run.runs import GrowingRecording, find_box_run, named_recording
 from pytest_megacpp.recording.events import StacksAsked, StackTaken
 from pytest_megacpp.recording.plan import Look
 from pytest_megacpp.recording.ranks import ranks_named
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Prints the stacks; FAILED if there are none. Raises RunNotFound and OSError."""
-    path, alone = find_run(desk.lane_dir, arguments.name), named_recording(arguments.name)
+    path, alone = find_box_run(desk.lane_dir, arguments.name), named_recording(arguments.name)
     entry = Entry(alone, {}) if alone is not None else Entry(path, read_run_json(path) or {})
     with tempfile.TemporaryDirectory(prefix="megacpp-stacks-") as into:
         looking = _look(desk, entry, Path(into))

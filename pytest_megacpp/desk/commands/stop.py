@@ -15,6 +15,7 @@ from pytest_megacpp.box.asked import ask
 from pytest_megacpp.desk.commands.command import OK, CannotDo, Desk, complain, say
 from pytest_megacpp.desk.commands.runs import Entry, counted, entries
 from pytest_megacpp.desk.run.directory import RECORDING, read_run_json, utc_now
+from pytest_megacpp.desk.run.joint import parts_of
 from pytest_megacpp.desk.run.runs import GrowingRecording, find_run, read_timeline
 from pytest_megacpp.recording.events import RunFinished
 from pytest_megacpp.recording.plan import Stop
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Ends a run, and says what was done. Raises RunNotFound, CannotDo and UsageError."""
     entry = _entry(find_run(desk.lane_dir, arguments.name)) if arguments.name is not None else _only(desk.lane_dir)
+    if parts := parts_of(entry.document):
+        return max([_stop(desk, _entry(entry.path.parent / part)) for part in parts])
+    return _stop(desk, entry)
+
+
+def _stop(desk: Desk, entry: Entry) -> int:
     name = one_line(entry.path.name)
     if not _goes_on(entry):
         return _nothing_to_do(name, entry)
@@ -80,6 +87,11 @@ def _has_ended_box(entry: Entry) -> bool:
     return is_left and not processes_of(entry.path.name)
 
 
+def _have_ended_boxes(entry: Entry) -> bool:
+    parts = [_entry(entry.path.parent / part) for part in parts_of(entry.document)] or [entry]
+    return all(map(_has_ended_box, parts))
+
+
 def _entry(path: Path) -> Entry:
     return Entry(path, read_run_json(path) or {})
 
@@ -88,8 +100,8 @@ def _only(lane_dir: Path) -> Entry:
     """The run that is running or detached. Raises CannotDo where that isn't a single one: an end takes hours of work
     with it, so it is not guessed which one is meant.
     """
-    open_ones = [entry for entry in entries(lane_dir) if _goes_on(entry)]
-    found = [entry for entry in open_ones if not _has_ended_box(entry)]
+    open_ones = [entry for entry in entries(lane_dir) if _goes_on(entry) and not entry.is_part]
+    found = [entry for entry in open_ones if not _have_ended_boxes(entry)]
     if not found and open_ones:
         names = ", ".join(one_line(entry.path.name) for entry in open_ones[:NAMED])
         raise CannotDo(f"no box in {lane_dir} is running: that of {names} has ended, and only its pytest goes on")

@@ -57,7 +57,9 @@ class Option(NamedTuple):
 
 
 @overload
-def option(check: Check[T], *, metavar: str, help: str, default: str, more: str = "") -> T: ...
+def option(
+    check: Check[T], *, metavar: str, help: str, default: str, more: str = "", excludes: Mapping[str, str] = ...
+) -> T: ...
 
 
 @overload
@@ -232,7 +234,7 @@ def read_option(name: str, declared: Option, sources: Sources) -> Any:
     given, where, base = written
     value = declared.check(given, where=where)
     if value and _is_excluded(name, declared, sources):
-        return declared.default
+        return None if declared.default is None else declared.check(declared.default, where="the default")
     return base / value if isinstance(value, Path) else value
 
 

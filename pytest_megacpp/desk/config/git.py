@@ -35,7 +35,12 @@ def prefix(directory: Path) -> str | None:
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments], cwd=directory, capture_output=True, text=True, timeout=ASK_S
+            ["git", "--no-optional-locks", *arguments],
+            cwd=directory,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=ASK_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -7,7 +7,7 @@ nothing of the recording's language until a lane test asks for its limits.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
     Unparsed,
+    at_least_0,
     budget,
     cache_seed,
     count,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LANE_DIR = ".megacpp"
 DEFAULT_HEARTBEAT_S = Unparsed("30")
+DEFAULT_BOXES = Unparsed("1")
 
 
 def read_gate(value: object) -> "tuple[Rule, ...]":
@@ -90,6 +92,19 @@ class Options(DeferredTables):
         "default on GPUs), refuse tests for which it lacks something (require), ignore it (cold), or warm up all "
         "(refresh)",
         more="; see [seeds](seed.md)",
+    )
+    boxes: int = option(
+        partial(count, what="the number of boxes"),
+        default=DEFAULT_BOXES,
+        metavar="N",
+        help="deal the tests of each lane to up to N boxes that run at the same time",
+        more=", by how long they took before; one result, and a budget for all of them together "
+        "([several boxes](guide.md#several-boxes))",
+        excludes={
+            "detach": "a run that is left to itself is one box",
+            "attach": "one run is one box",
+            "replay": "one recording is of one box",
+        },
     )
     triage: bool = switch(
         help="on compile skew, mismatch or hang, retry automatically with a warm-up, the diagnostic preset or torch's "
@@ -165,6 +180,21 @@ class Options(DeferredTables):
         more=" ([chance](environment.md#chance))",
     )
 
+    pdb_rank: int | None = option(
+        partial(at_least_0, what="the rank"),
+        metavar="R",
+        has_variable=False,
+        has_key=False,
+        help="hand this terminal to breakpoint() in rank R of a box on this machine, with --pdb also to a debugger "
+        "where a test fails; no limit runs meanwhile",
+        more=" ([debugging](guide.md#8-debugging-a-rank))",
+        excludes={
+            "detach": "nobody waits for the tests of a detached run",
+            "attach": "the run was started without a terminal",
+            "replay": "a recording can't be debugged",
+            "boxes": "there is one terminal",
+        },
+    )
     lane_output: frozenset[int] = option(
         rank_set,
         default="all",
@@ -208,6 +238,10 @@ class Options(DeferredTables):
         asked = [marker["run"] for marker in markers if "run" in marker]
         merged = {**self.limits, **self.lanes[lane].limits, **({"run": max(asked)} if asked else {})}
         return (merged | dict(self.lane_limit)).get("run")
+
+    def sharing_budget(self, boxes: int) -> "Options":
+        """The options of each of so many boxes, which have the budget together."""
+        return self if self.lane_budget is None else replace(self, lane_budget=self.lane_budget / boxes)
 
     def environment_for(self, lane: str) -> dict[str, str]:
         """What is set for a launch: the lane's variables, then those of all lanes."""

@@ -19,7 +19,7 @@ from pytest_megacpp.report.brief import blamed_line, circumstances, details, sta
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
-from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.text import headline, said
 
 SUMMARY = "summary.md"
 CODE_QUALITY = "gl-code-quality-report.json"
@@ -100,7 +100,12 @@ def _annotation(run: RunResults, index: int, repository: Repository) -> Annotati
     if not place or not file.is_file():
         defined_in, line = run.defined_at[index]
         file = root / defined_in
-    lines = [headline(result.verdict), circumstances(result, run.timeline), *details(result, run.timeline)]
+    lines = [
+        result.missed,
+        headline(result.verdict),
+        circumstances(result, run.timeline),
+        *details(result, run.timeline),
+    ]
     if result.verdict.code is Code.NOT_RUN:
         lines.append(standing(result, run.timeline))
     message = "\n".join(filter(None, lines))
@@ -145,7 +150,7 @@ class BuildkiteAnnotation(Reporter):
         if bad or lacking:
             yield Line(f"+++ {counted(len(bad), 'failing lane test')}", command=True)
         for run, result in bad:
-            yield Line(run.redact(f"{result.nodeid}: {headline(result.verdict)}"), red=True)
+            yield Line(run.redact(f"{result.nodeid}: {said(result)}"), red=True)
         for annotation in lacking:
             yield Line(f"{annotation.title}: {annotation.message}", red=True)
 
@@ -161,7 +166,7 @@ class StepSummary(Reporter):
     def closing(self, session: SessionResults) -> Iterator[Artefact]:
         target = self._environ.get("GITHUB_STEP_SUMMARY")
         if target:
-            with Path(target).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with Path(target).open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write("\n".join(_summaries(session)))
             return
         for run, text in zip(session.runs, _summaries(session), strict=False):

@@ -8,6 +8,7 @@ while it waits: no test of the desk runs then.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class TerminalBoard:
     def __init__(self, config: pytest.Config, environ: Mapping[str, str] = os.environ) -> None:
         self._config = config
         self._is_wanted = _is_looked_at(environ)
-        self._board = Board()
+        self._boards: dict[str, Board] = {}
         self._is_drawn = False
         self.problem: str | None = None
 
@@ -77,6 +78,8 @@ class TerminalBoard:
 
     def _is_in_the_foreground(self) -> bool:
         """After `bg`, a shell writes at the cursor. A terminal that controls no session has no shell."""
+        if sys.platform == "win32":
+            return True
         try:
             return os.tcgetpgrp(self._reporter()._tw._file.fileno()) == os.getpgrp()
         except (OSError, ValueError):
@@ -92,16 +95,31 @@ class TerminalBoard:
         return self._config.pluginmanager.get_plugin("terminalreporter")
 
     def show(self, board: Board) -> None:
-        """Draws this board in place of the last one; one without rows is taken away. What goes wrong ends drawing."""
-        self._board = board
+        """Draws this board in place of the last one of its run; one without rows is taken away. What goes wrong ends
+        drawing.
+        """
+        self._note(board)
         try:
-            if board.rows and self.is_possible():
-                self._draw(board)
+            rows = self._rows()
+            if rows and self.is_possible():
+                self._draw(rows)
             else:
                 self.hide()
         except Exception as e:
-            self._is_drawn, self._board = False, Board()
+            self._is_drawn, self._boards = False, {}
             self.problem = f"{type(e).__name__}: {e}"
+
+    def _note(self, board: Board) -> None:
+        if board.rows:
+            self._boards[board.of] = board
+        elif board.of:
+            self._boards.pop(board.of, None)
+        else:
+            self._boards.clear()
+
+    def _rows(self) -> list[Sequence[Span]]:
+        """Of all runs, in the order in which they began to be shown."""
+        return [row for board in self._boards.values() for row in board.rows]
 
     def hide(self) -> None:
         """Takes it away until `show_again`."""
@@ -111,20 +129,20 @@ class TerminalBoard:
 
     def show_again(self) -> None:
         """What was hidden."""
-        if self._board.rows:
-            self.show(self._board)
+        if self._boards:
+            self.show(next(iter(self._boards.values())))
 
-    def _draw(self, board: Board) -> None:
+    def _draw(self, rows: Sequence[Sequence[Span]]) -> None:
         terminal = self._reporter()._tw
         columns, lines = os.get_terminal_size(terminal._file.fileno())
         written = terminal.width_of_current_line
         if written and written % columns == 0:
             self.hide()  # the cursor is where only the next character shows on which line
             return
-        rows = rendered(board, columns - SPARE_COLUMNS, colours=terminal.hasmarkup)[: lines - SPARE_LINES]
+        drawn = rendered(rows, columns - SPARE_COLUMNS, colours=terminal.hasmarkup)[: lines - SPARE_LINES]
         below = [
             *([""] if written else []),
-            *(f"{row}{_END_OF_LINE}" for row in rows),
+            *(f"{row}{_END_OF_LINE}" for row in drawn),
         ]  # an empty line has room for one
         up, column = len(below) - 1, written % columns
         back = (f"\x1b[{up}A" if up else "") + "\r" + (f"\x1b[{column}C" if column else "")
@@ -145,7 +163,7 @@ def _is_looked_at(environ: Mapping[str, str]) -> bool:
     return environ.get("TERM", "") not in ("", "dumb", "unknown") and not environ.get("CI")
 
 
-def rendered(board: Board, columns: int, *, colours: bool) -> list[str]:
+def rendered(rows: Sequence[Sequence[Span]], columns: int, *, colours: bool) -> list[str]:
     """The rows as a terminal shows them, each at most so many columns wide."""
     from io import StringIO
 
@@ -161,7 +179,7 @@ def rendered(board: Board, columns: int, *, colours: bool) -> list[str]:
         emoji=False,
         highlight=False,
     )
-    return [_row(row, columns, console) for row in board.rows]
+    return [_row(row, columns, console) for row in rows]
 
 
 def _row(row: Sequence[Span], columns: int, console: "Console") -> str:

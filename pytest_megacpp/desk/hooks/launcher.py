@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,20 @@ from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
+from pytest_megacpp.desk.hooks.debugging import HANDED_OVER, Debugging
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.measuring import measures_ranks
+from pytest_megacpp.desk.hooks.other_plugins import OtherPlugins
 from pytest_megacpp.desk.hooks.rank_output import check_sizes
+from pytest_megacpp.desk.hooks.spared import spare_lane_tests
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
 from pytest_megacpp.desk.run.artefacts import Reporting
+from pytest_megacpp.desk.run.deal import deal, with_cases
 from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, utc_now
+from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.desk.run.environment import refused
+from pytest_megacpp.desk.run.joint import JointRun
 from pytest_megacpp.desk.run.launch import (
     Selected,
     longest_s,
@@ -36,14 +45,14 @@ from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.desk.source.nodes import is_open, module_of
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json, ProblemFound, Progress
-from pytest_megacpp.recording.naming import ReadTest, spelt_marks
+from pytest_megacpp.recording.naming import ReadTest, opened_around, spelt_marks
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Reporter
-from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.report.run_json import Box, RunMeta
 from pytest_megacpp.surfaces.protocol import Place
-from pytest_megacpp.surfaces.registry import provider
+from pytest_megacpp.surfaces.registry import is_remote, provider
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
@@ -65,7 +74,9 @@ class Placed:
 
 
 class Launcher:
-    """`runs` in the order in which they were started; `placed` has every lane test that has a result to come."""
+    """`runs` in the order in which they were started, `joint` those of several boxes; `placed` has every lane test that
+    has a result to come.
+    """
 
     def __init__(
         self,
@@ -81,22 +92,33 @@ class Launcher:
         self._gatekeeper = gatekeeper
         self._where = where
         self.terminal = Terminal(config)
+        self.debugging = Debugging(config, self._options, self.terminal)
         self._reporting = Reporting(reporters, self.terminal.show, self.terminal.waiting)
         self.runs: list[LaneRun] = []
+        self.joint: list[JointRun] = []
         self.placed: dict[pytest.Item, Placed] = {}
         self.existing = _existing_run(self._options, marks.asked, self._reporting)
         self._timeouts = Timeouts(config, lambda item: item in self.placed)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
 
     def start_all(self, session: pytest.Session) -> None:
-        """A box per lane that was asked for and has tests. Raises UsageError, and Failed under a gate that already has
-        complaints.
+        """A box, or several, per lane that was asked for and has tests. Raises UsageError, and Failed under a gate
+        that already has complaints.
         """
         if self._gatekeeper is not None and self._gatekeeper.complaints:
             session.shouldfail = "the gate is not complete, so nothing was started"
             raise session.Failed(session.shouldfail)
         _end_in_order_on_sigterm()
         of_lane = {lane: self._select(session, lane) for lane in self._marks.asked}
+        items = [one.item for selected in of_lane.values() for one in selected]
+        names = frozenset(item.nodeid for item in items)
+        opened = frozenset(item.nodeid for item in items if is_open(item))
+        spare_lane_tests(
+            self._config,
+            lambda nodeid: nodeid in names or bool(opened_around(nodeid, opened)),
+            annotates=self._options.lane_annotations != "off",
+        )
+        OtherPlugins.of(self._config).selected(items)
         if self.existing is not None:
             self._take(self.existing, [one for selected in of_lane.values() for one in selected])
             return
@@ -108,6 +130,8 @@ class Launcher:
         for lane, selected in of_lane.items():
             if selected:
                 self._start(lane, selected)
+        for run in self.runs:
+            run.beside = [other for other in self.runs if other is not run]
 
     def _select(self, session: pytest.Session, lane: str) -> tuple[Selected, ...]:
         must_run = self._gatekeeper.must_run if self._gatekeeper is not None else lambda item: False
@@ -148,17 +172,47 @@ class Launcher:
             raise pytest.UsageError(str(e)) from e
 
     def _start(self, lane: str, selected: Sequence[Selected]) -> None:
-        place, directory = self._where(), self.new_directory()
+        """Starts the lane's boxes, with a joint run if there are several."""
+        if self._options.boxes == 1 or len(selected) == 1:
+            self._start_box(lane, selected, self._options, Box())
+            return
+        directory = self.new_directory()
+        before = seconds_before(directory.path, lane, dry_run=self._where().dry_run)
+        opened = frozenset(one.item.nodeid for one in selected if is_open(one.item))
+        shares = deal([one.item.nodeid for one in selected], with_cases(before, opened), self._options.boxes)
+        options, began = self._options.sharing_budget(len(shares)), len(self.runs)
+        for number, share in enumerate(shares, 1):
+            box = Box(directory.run_id, number, len(shares))
+            self._start_box(lane, [selected[index] for index in share], options, box)
+        self._join(directory, selected, self.runs[began:])
+
+    def _join(self, directory: RunDirectory, selected: Sequence[Selected], runs: Sequence[LaneRun]) -> None:
+        nodeids = runs[0].redactor.ids(one.item.nodeid for one in selected)
+        joint = JointRun(directory, nodeids, [run.plan.run_id for run in runs])
+        self.joint.append(joint)
+        with suppress(OSError):  # it is written again at the end, which reports what is wrong
+            directory.is_latest()
+            joint.write()
+
+    def _start_box(self, lane: str, selected: Sequence[Selected], options: Options, box: Box) -> None:
+        place = self._where()
+        OtherPlugins.of(self._config).launching(place.surface)
+        debugger = self.debugging.plan(place.surface, max(ranks_of(one, lane, self._options) for one in selected))
+        directory = self.new_directory()
         git = look(Path(self._config.invocation_params.dir))
-        plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
-        plan = replace(plan, read=self._read(lane, selected))
+        plan = make_plan(directory.run_id, lane, selected, options, place, self._config, named(git))
+        measured = measures_ranks(self._config, is_remote=is_remote(place.surface))
+        if debugger is not None:
+            debugger = replace(debugger, handed_over=os.path.abspath(directory.path / HANDED_OVER))
+        plan = replace(plan, read=self._read(lane, selected), coverage=measured, debugger=debugger)
         rate = rate_of(place, self._options, lane, plan.ranks)
-        allowed = allowance(self._options.lane_budget, rate)
-        meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)
+        allowed = allowance(options.lane_budget, rate)
+        meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate, box=box)
         run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
         self._place(run, selected)
         run.on_progress = self._say_progress
-        self._say_worst(run, longest_s(place, self._options, lane))
+        run.on_debugged = partial(self.debugging.turn, run)
+        self._say_worst(run, longest_s(place, self._options, lane), options.lane_budget)
         over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.remedy)
         problem = self._refused(lane, place, run) or over_budget or self._no_dry_gate(place)
         if problem:
@@ -184,10 +238,10 @@ class Launcher:
         undeclared = self._gatekeeper is not None and place.dry_run and not self._options.dry_run
         return _NO_DRY_GATE if undeclared else None
 
-    def _say_worst(self, run: LaneRun, longest: float | None) -> None:
-        costs = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.lane_budget)
+    def _say_worst(self, run: LaneRun, longest: float | None, budget_usd: float | None) -> None:
+        costs = estimate(run.meta.rate, worst_s(run.plan, longest), budget_usd)
         if costs:
-            self.terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {costs}")
+            self.terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}{run.meta.box.title}: {costs}")
 
     def _say_progress(self, progress: Progress) -> None:
         """A step on the way to a box elsewhere, with its time once it is over."""

@@ -148,6 +148,7 @@ class _Box:
     progress: _Progress
     said: _Said
     clocks: dict[int, Clocks] = field(default_factory=dict)
+    debugged_rank: int | None = None
     next_s: float = 0.0
 
     @classmethod
@@ -181,6 +182,7 @@ class LiveLines(Reporter):
     def running(self, run: RunResults) -> Iterator[Output]:
         """Whatever fails in here costs one line, and the rest of what would be shown."""
         box, desk_s = self._box(run), self._clock()
+        box.debugged_rank = run.plan.debugger.rank if run.plan.debugger is not None else None
         if self._is_broken or desk_s < box.next_s or (self._heartbeat_s == 0 and not self._draws()):
             return
         try:
@@ -196,7 +198,7 @@ class LiveLines(Reporter):
         now = self._now(run, box, desk_s)
         if self._draws():
             box.said.failures = len(now.failures)
-            return [Board(board_rows(now, run.plan.lane))]
+            return [Board(board_rows(now, f"{run.plan.lane}{run.meta.box.title}"), of=run.plan.run_id)]
         return [*box.said.lines(now), *box.said.heartbeat(now, desk_s, self._heartbeat_s)]
 
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:
@@ -238,7 +240,7 @@ def _counting_of_the_run(run: RunResults, now_s: float) -> tuple[Counted, ...]:
 
 def _live(view: TestView, box: _Box, of_the_run: Sequence[Counted], now_s: float) -> Live:
     known = view.index in box.clocks
-    clocks = box.clocks.setdefault(view.index, Clocks())
+    clocks = box.clocks.setdefault(view.index, Clocks(debugged_rank=box.debugged_rank))
     if known or now_s - view.started_s < LATE_S:
         clocks.advance(view, now_s)
     else:

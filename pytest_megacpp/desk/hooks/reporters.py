@@ -9,6 +9,7 @@ from pytest_megacpp.desk.hooks.announcer import Repository, announcers
 from pytest_megacpp.desk.hooks.board import TerminalBoard
 from pytest_megacpp.desk.hooks.history import HistoryPage
 from pytest_megacpp.desk.hooks.live import LiveLines
+from pytest_megacpp.desk.hooks.other_plugins import OtherPlugins
 from pytest_megacpp.desk.hooks.rank_output import RankOutput, check, is_live
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
 from pytest_megacpp.report.page.timelines import Timelines
@@ -29,6 +30,7 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         *([RankOutput(options.lane_output)] if is_live(config) else []),
         LiveLines(options.lane_heartbeat, TerminalBoard.of(config).is_possible),
         TerminalSummary(),
+        OtherPlugins.of(config),
         HistoryPage(options.lane_dir),
         *announcers(options.lane_annotations, repository),
     )

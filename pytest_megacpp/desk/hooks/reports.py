@@ -24,23 +24,21 @@ from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.text import Whereabouts, failure_lines, headline, headlines
-from pytest_megacpp.report.tones import Tone, TonedLine, plain, text_of
+from pytest_megacpp.report.tones import TonedLine, plain, text_of
 
 SETUP, CALL, TEARDOWN = TestPhase
 SECTION_CHARS = 6_000
 REASON_CHARS = 2_000
 
 
-def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult, str | None]:
-    """The outcome of a test that expects a verdict, and what was wrong with it. What kept it from being tested is an
-    error, as for any test.
-    """
-    wrong = _difference(result.verdict, expected)
-    missed = Outcome.ERROR if result.outcome is Outcome.ERROR else Outcome.FAILED
-    return replace(result, outcome=Outcome.PASSED if wrong is None else missed), wrong
+def drill_result(result: TestResult, expected: Expectation) -> TestResult:
+    """The result of a test that expects a verdict. What kept it from being tested is an error, as for any test."""
+    missed = _difference(result.verdict, expected)
+    red = Outcome.ERROR if result.outcome is Outcome.ERROR else Outcome.FAILED
+    return replace(result, outcome=red if missed else Outcome.PASSED, missed=missed)
 
 
-def _difference(reached: Verdict, expected: Expectation) -> str | None:
+def _difference(reached: Verdict, expected: Expectation) -> str:
     if expected.code is not reached.code:
         return f"expected verdict {expected.code}, got {reached.code}"
     blamed = tuple(sorted(reached.blamed_ranks))
@@ -49,7 +47,7 @@ def _difference(reached: Verdict, expected: Expectation) -> str | None:
     cause = None if reached.cause is None else str(reached.cause)
     if expected.cause not in (None, cause):
         return f"expected cause {expected.cause!r}, got {cause!r}"
-    return None
+    return ""
 
 
 def _known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
@@ -71,7 +69,6 @@ def reports_of(
     relative_to: Path,
     properties: Mapping[str, object],
     *,
-    wrong: str | None,
     drill: bool,
 ) -> Iterator[pytest.TestReport]:
     """Set-up, call and teardown of one test of a run, as pytest would have reported them. Paths in texts are shown
@@ -80,7 +77,7 @@ def reports_of(
     """
     result, timeline = run.judged[index], run.timeline
     make = _Maker(item, result, timeline.tests.get(result.number), properties)
-    made = list(_made(make, timeline, _whereabouts(run, index, relative_to), wrong, drill))
+    made = list(_made(make, timeline, _whereabouts(run, index, relative_to), drill))
     seconds = phase_seconds(result, timeline)
     for report in made:
         report.duration = seconds[TestPhase(report.when)]
@@ -106,25 +103,17 @@ def _logs(run: RunResults, relative_to: Path) -> str | None:
     return shown(logs, relative_to) if logs.is_dir() or run.meta.ids.sandbox else None
 
 
-def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.TestReport]:
-    """Of a test that runs on without this desk, `where` its surface is: skipped here, never passed."""
+def skipped_reports(item: pytest.Item, why: str) -> Iterator[pytest.TestReport]:
+    """Of a test that nobody waits for here, as it runs on without this desk or not at all: skipped, never passed."""
     path, line, _ = item.location
-    why = f"Skipped: it runs on {where}; its result: pytest --attach {run_id}"
-    yield _report(item, "setup", "skipped", (path, (line or 0) + 1, why))
+    skipped = (path, (line or 0) + 1, f"Skipped: {why}")
+    yield _report(item, "setup", "skipped", skipped)
     yield _report(item, "teardown", "passed", None)
 
 
-def caseless_reports(item: pytest.Item, *, is_left_out: bool) -> Iterator[pytest.TestReport]:
-    """Of a test that was read from its source and of which the box runs no case: skipped where the user's options leave
-    all of them out, else an error.
-    """
-    path, line, _ = item.location
-    if is_left_out:
-        skipped = (path, (line or 0) + 1, "Skipped: -k or -m selects none of its cases at the box")
-        yield _report(item, "setup", "skipped", skipped)
-    else:
-        why = "not run: its marks at the box have other arguments than those that could be read from the source"
-        yield _report(item, "setup", "failed", why)
+def missed_reports(item: pytest.Item, why: str) -> Iterator[pytest.TestReport]:
+    """Of a test that should have run and did not, without a verdict: an error."""
+    yield _report(item, "setup", "failed", f"not run: {why}")
     yield _report(item, "teardown", "passed", None)
 
 
@@ -139,14 +128,11 @@ def _report(item: pytest.Item, when: str, outcome: str, longrepr: Any) -> pytest
     )
 
 
-def _made(
-    make: "_Maker", timeline: Timeline, around: Whereabouts, wrong: str | None, drill: bool
-) -> Iterator[pytest.TestReport]:
+def _made(make: "_Maker", timeline: Timeline, around: Whereabouts, drill: bool) -> Iterator[pytest.TestReport]:
     item, result = make.item, make.result
 
     def lines(width: int, is_short: bool) -> list[TonedLine]:
-        before = [*plain([one_line(wrong, REASON_CHARS)], Tone.HEADLINE), *plain([""])] if wrong else []
-        return [*before, *failure_lines(result, timeline, around, width, is_short=is_short)]
+        return failure_lines(result, timeline, around, width, is_short=is_short)
 
     match result.outcome:
         case Outcome.PASSED:
@@ -154,9 +140,9 @@ def _made(
             yield from (make(SETUP), make(CALL, sections=verdict))
         case Outcome.FAILED | Outcome.ERROR:
             failed_in = _failed_in(result)
-            briefs = [one_line(wrong, REASON_CHARS)] if wrong else headlines(result.verdict)
+            briefs = [one_line(result.missed, REASON_CHARS)] if result.missed else headlines(result.verdict)
             longrepr = VerdictText(
-                lines, _crash(item, result, timeline, wrong), briefs, item.config, is_error=failed_in is not CALL
+                lines, _crash(item, result, timeline), briefs, item.config, is_error=failed_in is not CALL
             )
             if failed_in is not SETUP:
                 yield make(SETUP)
@@ -262,9 +248,9 @@ class _Maker:
         return self.view.ranks.values() if self.view else ()
 
 
-def _crash(item: pytest.Item, result: TestResult, timeline: Timeline, wrong: str | None) -> Crash:
+def _crash(item: pytest.Item, result: TestResult, timeline: Timeline) -> Crash:
     """At the line that a blamed rank failed at or stood in, else where the test begins."""
-    message = one_line(wrong or headline(result.verdict), REASON_CHARS)
+    message = one_line(result.missed or headline(result.verdict), REASON_CHARS)
     file, defined_at, _ = item.location
     path, line = blamed_line(result, timeline) or (file, (defined_at or 0) + 1)
     return Crash(one_line(path), line, message)

@@ -54,6 +54,6 @@ class Selection:
 
 
 def only_lists(config: pytest.Config) -> bool:
-    """Whether pytest was asked for what it knows, and runs no test."""
-    names = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+    """Whether pytest was asked for what it knows, and runs no test; `--setup-plan` is `--setup-only`, too."""
+    names = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly", "setupplan")
     return any(getattr(config.option, name, None) for name in names)

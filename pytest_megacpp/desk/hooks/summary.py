@@ -1,7 +1,7 @@
 """Owns what pytest's summary says of lanes; must not know how a line gets to the terminal."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
@@ -10,12 +10,13 @@ from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.brief import standing
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.data import bucket_lines
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.seed import seed_lines
-from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.text import headline, said
 
 _WORDS = {Outcome.FAILED: "FAILED", Outcome.ERROR: "ERROR"}  # as pytest has them
 
@@ -29,12 +30,17 @@ class TerminalSummary(Reporter):
         if session.unreported:
             yield Line("lane tests without a result", title=True, red=True)
             yield from (Line(line, red=True) for line in session.unreported)
+        if session.overruled:
+            yield Line("lane tests that hooks reported otherwise", title=True, red=True)
+            yield from (Line(line, red=True) for line in session.overruled)
         if session.gate is not None:
             yield from _gate_lines(session.gate)
         for run in session.runs:
-            title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
-            yield Line(one_line(title, 200), title=True)
+            dry = ", dry run on CPU/gloo" if run.plan.dry_run else ""
+            yield Line(one_line(f"lane {run.plan.lane}{run.meta.box.title}{dry}", 200), title=True)
             yield from _run_lines(run)
+            if run.meta.box.is_last:
+                yield from map(Line, _joint_lines(run))
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
@@ -42,7 +48,7 @@ def failure_lines(run: RunResults) -> Iterator[Line]:
     for index in run.reported:
         result = run.judged[index]
         if result.outcome.is_red:
-            yield _failure_line(run, result, headline(result.verdict))
+            yield _failure_line(run, result, said(result))
     yield from lines_cut_off(run)
 
 
@@ -77,7 +83,7 @@ def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
     for index in run.reported[heard:]:
         result = run.judged[index]
         if result.outcome.is_red:
-            yield run.nodeids[index], run.redact(headline(result.verdict))
+            yield run.nodeids[index], run.redact(said(result))
 
 
 def _gate_lines(gate: GateResults) -> Iterator[Line]:
@@ -108,22 +114,30 @@ def _run_lines(run: RunResults) -> Iterator[Line]:
         yield Line(f"still running; reattach with: pytest --attach {run.plan.run_id}")
 
 
+def _joint_lines(run: RunResults) -> Iterator[str]:
+    box = run.meta.box
+    if box.part_of is not None:
+        directory = shown(run.directory.parent / box.part_of, Path.cwd())
+        yield f"together: run {box.part_of}, {box.boxes} boxes: {directory}"
+
+
 def _counts_by_file(run: RunResults) -> list[str]:
-    """A line per test file: verdict codes counted, drills apart, since theirs are wanted."""
-    files: dict[str, tuple[Counter[str], Counter[str]]] = {}
+    """A line per test file: verdict codes counted, drills apart, since theirs are wanted, or another one was."""
+    files: dict[str, dict[str, Counter[str]]] = {}
     for index, result in sorted(run.judged.items()):
-        plain, drills = files.setdefault(result.nodeid.partition("::")[0], (Counter(), Counter()))
-        reached = run.plan.tests[index].drill and result.outcome is Outcome.PASSED
-        (drills if reached else plain)[str(result.verdict.code)] += 1
-    return [f"{file}: {_counted(plain, drills)}" for file, (plain, drills) in files.items()]
+        kind = "not as expected" if result.missed else ""
+        if run.plan.tests[index].drill and result.outcome is Outcome.PASSED:
+            kind = "as expected"
+        kinds = files.setdefault(result.nodeid.partition("::")[0], {})
+        kinds.setdefault(kind, Counter())[str(result.verdict.code)] += 1
+    return [f"{file}: {_counted(kinds)}" for file, kinds in files.items()]
 
 
-def _counted(plain: Counter[str], drills: Counter[str]) -> str:
-    parts = [f"{n} {code}" for code, n in sorted(plain.items())]
-    if drills:
-        parts.append(
-            f"{drills.total()} drills as expected ({', '.join(f'{n} {c}' for c, n in sorted(drills.items()))})"
-        )
+def _counted(kinds: Mapping[str, Counter[str]]) -> str:
+    parts = []
+    for kind, codes in sorted(kinds.items()):
+        verdicts = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
+        parts.append(f"{counted(codes.total(), 'drill')} {kind} ({verdicts})" if kind else verdicts)
     return ", ".join(parts)
 
 

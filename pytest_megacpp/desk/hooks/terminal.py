@@ -26,6 +26,17 @@ class Terminal:
         self._reported_problem: str | None = None
         self._interrupted: object = None  # what the line of results began with
         self._is_last_line_over = False
+        self._lent: list[Line] | None = None  # lines that wait while somebody else has the terminal
+
+    def lend(self) -> None:
+        """Leaves the terminal to somebody else until `take_back`."""
+        self._leave()
+        self._lent = []
+
+    def take_back(self) -> None:
+        waiting, self._lent = self._lent or [], None
+        if waiting:
+            self.show(waiting)
 
     def say(self, text: str) -> None:
         """A line of its own while tests run, unless the session is to be quiet."""
@@ -36,6 +47,9 @@ class Terminal:
         drawn once for all of it: the last one.
         """
         lines = [one for one in shown if isinstance(one, Line)]
+        if self._lent is not None:
+            self._lent += lines
+            return
         boards = [one for one in shown if isinstance(one, Board)]
         if lines:
             self._board.hide()

@@ -56,7 +56,7 @@ class VerdictText:
         # now, not when it is shown: a recording may go on
         self._lines = page if (width, is_short) == (WIDTH, False) else lines(width, is_short)
         self._config = config
-        self._is_error = is_error
+        self.is_error = is_error
         self.reprcrash = crash
         self.briefs = briefs
 
@@ -72,7 +72,7 @@ class VerdictText:
         elif self._style != "line":
             for line in self._lines:
                 _write(tw, line)
-        elif self._is_error:
+        elif self.is_error:
             tw.line(writable(tw, str(self.reprcrash)))
 
 

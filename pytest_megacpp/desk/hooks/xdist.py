@@ -41,8 +41,9 @@ class LaneController:
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self._ordinary = len(ids)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        """The innermost: what pytest-cov combines when the tests are over has those of lanes as well."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             plural = "s" * (session.testsfailed != 1)
             raise session.Interrupted(f"{session.testsfailed} error{plural} during collection")

@@ -102,12 +102,16 @@ class Artefacts:
 
 
 def encoded(content: Content, target: Path) -> bytes:
-    """What `target` shall hold. Raises OSError where its present content is needed and can't be read."""
+    """What `target` shall hold. Raises OSError where its present content is needed and
+    can't be read, or isn't what was written."""
     match content:
         case bytes():
             return content
         case ChangedFields():
-            return changed_json(target.read_bytes(), content.values)
+            try:
+                return changed_json(target.read_bytes(), content.values)
+            except ValueError:
+                raise OSError("somebody else has changed it") from None
         case _:
             return dump_json(content)
 

@@ -3,7 +3,7 @@
 Cheap to import: the start of every session looks for runs that were cut off.
 
 A desk holds an exclusive lock on its run for its life. So a `run.json` that says `running` while nobody holds the
-lock was left by a desk that died, and the next start cleans its files (`leftovers`) and marks it `interrupted`.
+lock was left by a desk that died, and the next start marks it (`interrupted`).
 """
 
 import contextlib
@@ -11,13 +11,17 @@ import errno
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_megacpp.report.shared_fields import SharedFields
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
@@ -27,14 +31,12 @@ OWN_ENTRIES = frozenset({"runs", LATEST, HISTORY, "cache", "seeds", ".gitignore"
 RESERVE = ".reserve"
 LOCK = ".lock"
 RESERVE_BYTES = 128 << 10
-HEAD_BYTES = 4096
+READ_S = 2.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 
 Now = Callable[[], datetime]
-Sweep = Callable[[str], object]
-"""Ends what is left of a run's processes, by run id."""
 
 
 class LaneDirError(Exception):
@@ -68,7 +70,7 @@ def id_time(run_id: str) -> datetime | None:
 class RunDirectory:
     """One run's directory, locked until `close`. Make it with `create`."""
 
-    def __init__(self, lane_dir: Path, run_id: str, lock: "IO[str] | None") -> None:
+    def __init__(self, lane_dir: Path, run_id: str, lock: "BaseFileLock | None") -> None:
         self.lane_dir = lane_dir
         self.run_id = run_id
         self.path = lane_dir / "runs" / run_id
@@ -112,6 +114,10 @@ class RunDirectory:
             )
         return cls(lane_dir, run_id, lock)
 
+    def is_latest(self) -> None:
+        """Names the run in `DIR/latest` again, after others. Raises OSError."""
+        replace_file(self.lane_dir / LATEST, f"{self.run_id}\n".encode())
+
     @property
     def recording(self) -> Path:
         return self.path / RECORDING
@@ -126,21 +132,23 @@ class RunDirectory:
         On a full disk `run.json` gets the room that was reserved for it.
         """
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            replace_file(target, data, fsync=fsync)
+        except FileNotFoundError:  # the first one in its directory
+            target.parent.mkdir(parents=True, exist_ok=True)
             replace_file(target, data, fsync=fsync)
         except OSError as error:
             if name != RUN_JSON or error.errno not in FULL:
                 raise
-            _free_reserve(self.path)
+            free_reserve(self.path)
             replace_file(target, data, fsync=fsync)
         return target
 
     def close(self) -> None:
         """Lets go of the run. Its `run.json` should be final by now."""
-        _free_reserve(self.path)
+        free_reserve(self.path)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -162,14 +170,16 @@ def dump_json(document: Mapping[str, object]) -> bytes:
 
 def changed_json(data: bytes, values: Mapping[str, object]) -> bytes:
     """A document that `dump_json` wrote, with other values of some of its fields, which takes a fraction of the time
-    that making it again does. Only a line that begins a field is indented by one.
+    that making it again does. Raises ValueError if it was not written so, or lacks such a field.
     """
-    first, *rest = data[3:-3].split(b',\n "')
-    fields = {field.partition(b": ")[0]: field for field in (first, *(b'"' + part for part in rest))}
+    if not data.endswith(b"\n}\n"):
+        raise ValueError("it has no end")
     for key, value in values.items():
-        changed = dump_json({key: value})[3:-3]
-        fields[changed.partition(b": ")[0]] = changed
-    return b"{\n " + b",\n ".join(fields.values()) + b"\n}\n"
+        changed = dump_json({key: value})[1:-3]  # only a line that begins a field is indented by one
+        begin = data.index(changed[: changed.index(b": ", len(_text(key))) + 2])
+        end = data.find(b',\n "', begin)
+        data = data[:begin] + changed + (data[end:] if end >= 0 else b"\n}\n")
+    return data
 
 
 def _spread(document: Mapping[str, object]) -> bytes:
@@ -183,7 +193,7 @@ def _field(value: object) -> str:
             value.encoded = value.encoded or _field(dict(value))
             return value.encoded
         case dict() if value:
-            entries = (f"{_compact(str(key))}: {_compact(item)}" for key, item in value.items())
+            entries = (f"{_text(str(key))}: {_compact(item)}" for key, item in value.items())
             return "{\n  " + ",\n  ".join(entries) + "\n }"
         case list() if value:
             return "[\n  " + ",\n  ".join(map(_compact, value)) + "\n ]"
@@ -191,7 +201,15 @@ def _field(value: object) -> str:
             return _compact(value)
 
 
-_compact = json.JSONEncoder(allow_nan=False).encode
+def _compact(value: object) -> str:
+    """As `json` encodes it. That takes a microsecond to begin with, which is more than most values of a document do."""
+    if value is None:
+        return "null"
+    return _text(value) if type(value) is str else _encode(value)
+
+
+_text = json.encoder.encode_basestring_ascii
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def finite(value: object) -> object:
@@ -209,18 +227,31 @@ def finite(value: object) -> object:
 
 def replace_file(target: Path, data: bytes, *, fsync: bool = False) -> None:
     """Writes beside `target`, then renames. Raises OSError and leaves nothing behind."""
-    beside = target.with_name(f".{target.name[:80]}.{os.getpid()}.{os.urandom(2).hex()}")
+    beside = f"{target.parent}/.{target.name[:80]}.{os.getpid()}.{os.urandom(2).hex()}"
     try:
-        with beside.open("wb") as file:
+        with open(beside, "wb") as file:  # a run has thousands of small files, and paths take their time
             file.write(data)
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
-        beside.replace(target)
+        _move_over(beside, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            os.unlink(beside)
         raise
+
+
+def _move_over(beside: str, target: Path) -> None:
+    """Renames. Windows refuses that while another process has `target` open, which takes moments: to read it."""
+    until = time.monotonic() + (READ_S if sys.platform == "win32" else 0.0)
+    while True:
+        try:
+            os.replace(beside, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
 
 
 def _prepare(lane_dir: Path) -> None:
@@ -232,7 +263,7 @@ def _prepare(lane_dir: Path) -> None:
         replace_file((lane_dir if ours else runs) / ".gitignore", b"*\n")
 
 
-def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
+def _new_run(lane_dir: Path, now: Now) -> "tuple[str, BaseFileLock | None]":
     while True:
         run_id = new_run_id(now())
         with contextlib.suppress(FileExistsError):
@@ -243,18 +274,21 @@ def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
 def _reserve(run: Path) -> None:
     """Room on the disk for the last `run.json`: whatever else fills it, a run can say how it ended."""
     with contextlib.suppress(OSError), (run / RESERVE).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        else:
+            file.write(bytes(RESERVE_BYTES))
 
 
-def _free_reserve(run: Path) -> None:
+def free_reserve(run: Path) -> None:
     with contextlib.suppress(OSError):
         (run / RESERVE).unlink()
 
 
-def _lock_where_possible(run: Path) -> "IO[str] | None":
+def _lock_where_possible(run: Path) -> "BaseFileLock | None":
     """A file system without locks costs only the mark on interrupted runs. Raises OSError for other reasons."""
     try:
-        return _try_lock(run)
+        return try_lock(run)
     except OSError as error:
         if error.errno in UNLOCKABLE:
             return None
@@ -270,20 +304,18 @@ def _how_to_fix(lane_dir: Path, error: OSError) -> str:
     )
 
 
-def _try_lock(run: Path) -> "IO[str] | None":
+def try_lock(run: Path) -> "BaseFileLock | None":
     """The run's lock, or None while another process holds it. Raises OSError."""
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    file = (run / LOCK).open("a", encoding="utf-8")
+    lock = FileLock(run / LOCK, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    except OSError:
-        file.close()
-        raise
-    return file
+    except NotImplementedError as error:  # how it says that the file system has no locks
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(run / LOCK)) from error
+    return lock
 
 
 def is_held(run: Path) -> bool:
@@ -291,12 +323,12 @@ def is_held(run: Path) -> bool:
     if not (run / LOCK).exists():
         return False
     try:
-        lock = _try_lock(run)
+        lock = try_lock(run)
     except OSError as error:
         return error.errno not in UNLOCKABLE
     if lock is None:
         return True
-    lock.close()
+    lock.release()
     return False
 
 
@@ -328,73 +360,3 @@ def read_run_json(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """A run whose desk died. `problem` says what could not be cleaned up after it."""
-
-    run_id: str
-    problem: str | None = None
-
-
-def mark_interrupted(lane_dir: Path, sweep: Sweep | None = None, now: Now = utc_now) -> tuple[Interrupted, ...]:
-    """Ends what dead desks left: their processes by `sweep`, then their `run.json`. Never raises."""
-    marked = (_mark(run, sweep, now) for run in run_paths(lane_dir) if _says_running(run))
-    return tuple(entry for entry in marked if entry is not None)
-
-
-def _says_running(run: Path) -> bool:
-    try:
-        with (run / RUN_JSON).open("rb") as file:
-            return b'"running"' in file.read(HEAD_BYTES)
-    except OSError:
-        return False
-
-
-def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
-    try:
-        lock = _try_lock(run)
-    except OSError:
-        return None
-    if lock is None:
-        return None
-    with lock:
-        document = read_run_json(run)
-        if document is None or document.get("status") != "running":
-            return None
-        problem = _swept(run.name, sweep)
-        document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
-        document, unclean = _tidied(run, document)
-        problem = problem or unclean
-        _free_reserve(run)
-        try:
-            replace_file(run / RUN_JSON, dump_json(document))
-        except OSError as error:
-            problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
-        return Interrupted(run.name, problem)
-
-
-def _swept(run_id: str, sweep: Sweep | None) -> str | None:
-    try:
-        if sweep is not None:
-            sweep(run_id)
-    except Exception as error:  # cleaning up after another run must not fail this one
-        return f"its processes could not be ended: {error!r}"
-    return None
-
-
-def _tidied(run: Path, document: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned."""
-    from pytest_megacpp.desk.run.leftovers import clean, known_secrets, with_receipts
-
-    unclean = clean(run, known_secrets(run))
-    return with_receipts(run, document), unclean
-
-
-def _last_sign(run: Path, now: Now) -> datetime:
-    """When the run's recording last grew; without a recording, now."""
-    try:
-        return datetime.fromtimestamp((run / RECORDING).stat().st_mtime, UTC)
-    except OSError:
-        return now()

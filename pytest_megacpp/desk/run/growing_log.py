@@ -10,17 +10,18 @@ import errno
 import itertools
 import os
 import re
-import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pytest_megacpp.box.host.plain_files import open_plain
 from pytest_megacpp.recording.secret_shapes import KEY_ENDS, OPEN_KEY
 
 PORTION_BYTES = 1 << 20
 LINE_BYTES = 64 << 10  # of a longer line only the beginning is handed out
 HEAD_BYTES = LINE_BYTES // 2
 KEY_CHARS = 64 << 10  # a private key that has no end by then is none
-_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)  # nothing, a link, a socket
+_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO, None)  # nothing, a link, a socket, a pipe
 _CUT = "[cut]"
 _HOLE_BYTES = 64
 _HOLE = re.compile(rb"\0{%d,}" % _HOLE_BYTES)  # where the disk got the middle of a log back
@@ -32,17 +33,28 @@ def open_log(path: Path) -> int | None:
     link may lead anywhere. Raises OSError where a file can't be opened.
     """
     try:
-        log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_plain(path, os.O_RDONLY)
     except ValueError:
         return None  # the name of a world may be any text, and that of a file has no lone surrogate and no null
     except OSError as e:
         if e.errno in _NO_FILE:
             return None
         raise
-    if stat.S_ISREG(os.fstat(log).st_mode):
-        return log
-    os.close(log)
-    return None
+
+
+def _read_at(log: int, most: int, offset: int) -> bytes:
+    os.lseek(log, offset, os.SEEK_SET)
+    return os.read(log, most)
+
+
+def _next_data(log: int, offset: int) -> int:
+    """Where something other than a hole begins, as far as the file system can tell."""
+    if sys.platform == "win32":
+        return offset
+    try:
+        return max(offset, os.lseek(log, offset, os.SEEK_DATA))
+    except OSError:  # no data behind it, or a file system that can't tell
+        return offset
 
 
 class GrowingLog:
@@ -128,10 +140,10 @@ class GrowingLog:
         """Goes on behind the first line end from there, unless that is the beginning of a line."""
         self._forget_line()
         if offset > 0:
-            line_end = os.pread(log, LINE_BYTES, offset - 1).find(b"\n")
+            line_end = _read_at(log, LINE_BYTES, offset - 1).find(b"\n")
             self._skips_line = line_end < 0
             offset += max(0, line_end)
-        before = os.pread(log, min(offset, KEY_CHARS), max(0, offset - KEY_CHARS))
+        before = _read_at(log, min(offset, KEY_CHARS), max(0, offset - KEY_CHARS))
         self._skips_key_chars = KEY_CHARS if OPEN_KEY.search(before.decode(errors="replace")) else 0
         self._offset = offset
 
@@ -141,12 +153,10 @@ class GrowingLog:
 
     def _data(self, log: int, most: int) -> bytes:
         """What is read next. Zeros at its end may be the beginning of a hole: they are read again with what follows."""
-        data = os.pread(log, most, self._offset)
+        data = _read_at(log, most, self._offset)
         text = data.rstrip(b"\0")
         if not text and len(data) >= _HOLE_BYTES:
-            self._offset += len(data)
-            with contextlib.suppress(OSError):  # no data behind it, or a file system that can't tell
-                self._offset = max(self._offset, os.lseek(log, self._offset, os.SEEK_DATA))
+            self._offset = _next_data(log, self._offset + len(data))
             return data
         self._offset += len(text)
         return text

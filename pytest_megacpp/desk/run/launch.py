@@ -146,8 +146,8 @@ def make_plan(
         maxfail=int(config.getoption("maxfail", 0) or 0),
         preload=options.preload,
         path=_sys_path(),
-        root=os.path.relpath(config.rootpath, invocation.dir),
-        ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
+        root=_relative(config.rootpath, invocation.dir),
+        ini=_relative(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
         budget_s=allowance(options.lane_budget, rate_of(place, options, lane, ranks)).run_s,
         revision=revision,
@@ -155,6 +155,11 @@ def make_plan(
         hash_seed=options.hash_seed,
         data=provider(place.surface).data_sets(options, {**os.environ, **options.environment_for(lane)}),
     )
+
+
+def _relative(path: Path, to: Path) -> str:
+    """With slashes: the box may not run on the desk's system."""
+    return Path(os.path.relpath(path, to)).as_posix()
 
 
 def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:

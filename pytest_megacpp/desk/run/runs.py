@@ -4,17 +4,20 @@ import contextlib
 import difflib
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_megacpp.desk.run.directory import LATEST, RECORDING, RUN_JSON, run_paths
+from pytest_megacpp.desk.run.directory import LATEST, RECORDING, RUN_JSON, read_run_json, run_paths
+from pytest_megacpp.desk.run.joint import parts_of
 from pytest_megacpp.recording.events import Event
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.clean import one_line
 
 LAST = "last"
+STDIN = Path("/dev/stdin")  # by that name on systems, too, that have no such file
 NEAREST = 5
 CHUNK_BYTES = 1 << 15  # small portions stay in the processor's cache: a third of the time to read a long recording
 
@@ -50,6 +53,21 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
     )
 
 
+def find_box_run(lane_dir: Path, name: str = LATEST) -> Path:
+    """As `find_run`, the run of one box. Raises RunNotFound for a joint run, with the runs of its boxes."""
+    run = find_run(lane_dir, name)
+    if parts := parts_of_run(run):
+        raise RunNotFound(
+            f"run {one_line(run.name)} is that of {len(parts)} boxes together: name one of {', '.join(parts)}"
+        )
+    return run
+
+
+def parts_of_run(run: Path) -> list[str]:
+    """The ids of the runs, one per box, of which this is the joint run; empty for any other."""
+    return parts_of(read_run_json(run) or {})
+
+
 def named_recording(name: str) -> Path | None:
     """The file, if `name` is that of a recording by itself."""
     path = Path(name)
@@ -60,7 +78,7 @@ def find_recording(lane_dir: Path, name: str = LATEST) -> Path:
     """The recording for what `find_run` accepts, or a recording file under any name. Raises RunNotFound."""
     if Path(name).is_file() and Path(name).name != RUN_JSON:
         return Path(name)
-    run = find_run(lane_dir, name)
+    run = find_box_run(lane_dir, name)
     if not (run / RECORDING).is_file():
         raise RunNotFound(f"run {run.name} has no {RECORDING} ({run}): it ended before anything was recorded")
     return run / RECORDING
@@ -146,6 +164,6 @@ def first_damage(timeline: Timeline) -> str:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk

@@ -5,7 +5,7 @@ is up to the reporters, which `Artefacts` asks.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from pytest_megacpp.desk.run.orders import Orders
 from pytest_megacpp.desk.run.transport import POLL_S, Transport
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import Event, ProblemFound, Progress, RunFinished, SourceRead, TestEnded
+from pytest_megacpp.recording.events import Debugged, Event, ProblemFound, Progress, RunFinished, SourceRead, TestEnded
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -39,7 +39,8 @@ class LaneRun:
     has got, and `defined_at`, where each is. `stands_for`: the tests that one of the desk's plan is, where that isn't
     just the one with its number (`cases_of`).
 
-    `left`: the box goes on without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
+    `beside` are the session's other runs, which are read while this one is waited for. `left`: the box goes on
+    without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
     on the way to a box elsewhere.
     """
 
@@ -58,9 +59,11 @@ class LaneRun:
         self.reported: list[int] = []
         self.defined_at: dict[int, tuple[str, int]] = {}
         self.stands_for: dict[int, tuple[int, ...]] = {}
+        self.beside: Sequence[LaneRun] = ()
         self.left = False
         self.stays = False
         self.on_progress: Callable[[Progress], object] = lambda progress: None
+        self.on_debugged: Callable[[Debugged], object] = lambda fact: None
         self._show = reporting.show
         self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
@@ -143,6 +146,8 @@ class LaneRun:
 
     def is_through(self, number: int) -> bool:
         """Whether `wait_for` would answer at once for all tests that one of the desk's plan stands for."""
+        for run in self.beside:
+            run._read_beside()
         while not self._transport.is_over and self._read():
             pass
         return self._transport.is_over or (
@@ -169,7 +174,7 @@ class LaneRun:
             with self._waiting() as turn:
                 while not is_over():
                     turn()
-                    if not self._read():
+                    if not any([self._read(), *(run._read_beside() for run in self.beside)]):
                         time.sleep(POLL_S)
         finally:
             self._show([Board()])
@@ -177,13 +182,23 @@ class LaneRun:
     def _read(self) -> bool:
         got = self._transport.read()
         self._orders.send()
+        if self._transport.is_over:
+            self._show([Board(of=self.plan.run_id)])
+            return got
         now_s = time.monotonic()
         if now_s - self._asked_s >= RUNNING_S:
             self._asked_s = now_s
             self._report(lambda reporter: reporter.running(self.results()))
         return got
 
+    def _read_beside(self) -> bool:
+        """What came of a box for which nobody waits now: it may wait for orders."""
+        goes_on = self._transport.has_box and not self._transport.is_over and not self._is_finishing
+        return goes_on and self._read()
+
     def _on_event(self, event: Event, had_begun: bool) -> None:
+        if isinstance(event.fact, Debugged):
+            self.on_debugged(event.fact)
         if isinstance(event.fact, TestEnded):
             self._orders.note_end(event.fact.test)
         if self.plan.read and self.timeline.source is not None and not self._is_named and self.timeline.are_named:
@@ -213,7 +228,7 @@ class LaneRun:
         self._receipt_names = receipt_names(self._nodeids)
         self.meta = replace(self.meta, plan=replace(self.plan, tests=tuple(tests)), drills=drills)
         self._transport.plan, self._transport.nodeids = self.plan, self._nodeids
-        self._show([Line(line) for line in source_lines(source)])
+        self._show([Line(line) for line in source_lines(source, self.meta.box.title)])
 
     def _announce(self, event: Event, collected: bool) -> None:
         """Reports progress on another machine: what precedes the first test can take minutes. So can copying data, and

@@ -25,7 +25,7 @@ from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
-from pytest_megacpp.report.text import headline, says
+from pytest_megacpp.report.text import headline, said, says
 
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
@@ -138,6 +138,8 @@ class _Writer:
             "attempts": [self._attempt(result, attempt, numbers) for attempt in _attempts(result)],
             "size": where.size,
             **self._verdict(verdict),
+            "headline": self.line(said(result)),
+            "missed": self.line(result.missed),
         }
         if not green:
             found |= {

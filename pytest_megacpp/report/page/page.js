@@ -71,7 +71,7 @@
           "li",
           {
             role: "option",
-            class: test.green ? "" : test.fine ? "drill" : "red",
+            class: !test.fine ? "red" : test.green ? "" : "drill",
             "aria-selected": String(test === state.test),
             title: test.nodeid,
             "data-index": test.index,
@@ -160,18 +160,20 @@
   function verdict(test) {
     const box = $("verdict"),
       red = !test.green;
-    box.className = red ? "red" : "";
+    box.className = red || !test.fine ? "red" : "";
     const facts = [
       ["certainty", test.green && test.certainty === "certain" ? "" : test.certainty],
       ["cause", test.cause],
       ["in", test.phase === "call" ? "" : test.phase],
       [
         "outcome",
-        test.outcome === test.code || test.outcome === "failed"
-          ? ""
-          : !test.green && test.fine
-            ? test.outcome + ": this verdict was expected"
-            : test.outcome,
+        test.missed
+          ? test.outcome + ": " + test.missed
+          : test.outcome === test.code || test.outcome === "failed"
+            ? ""
+            : !test.green && test.fine
+              ? test.outcome + ": this verdict was expected"
+              : test.outcome,
       ],
     ].filter(([, value]) => value);
     const blamed = new Set(test.blamed);

@@ -15,6 +15,7 @@ from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped, wrapped
+from pytest_megacpp.surfaces.local.tools import Tool, tools
 from pytest_megacpp.surfaces.local.variable_readers import Readers, find_readers
 from pytest_megacpp.surfaces.protocol import Lane, SurfaceOptions
 from pytest_megacpp.surfaces.registry import HERE, SURFACES
@@ -32,6 +33,10 @@ class LocalExamination:
     def lines(self) -> Iterator[str]:
         survey = survey_host(self._lane_dir)
         self.ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
+        gpus = bool(survey.devices.devices)
+        found = tools({**os.environ, **self._environment}, gpus=gpus)
+        yield from _wrong_or_missing(survey, found)
+        yield from _pairs("beside torch", {tool.name: tool.found or "none" for tool in found})
         yield from _pairs("versions", survey.versions)
         yield from _pairs("machine", {name: _shown(name, value) for name, value in survey.facts.items()})
         yield from _kernel(self._lane_dir)
@@ -43,6 +48,22 @@ class LocalExamination:
                 yield f"surface {name:<16}not looked at here: megacpp doctor --surface {name}"
         yield ""
         yield from _variables(survey, self._lanes, self._environment)
+
+
+def _wrong_or_missing(survey: Survey, found: Sequence[Tool]) -> Iterator[str]:
+    """Yields what keeps lanes from running here, then what they may miss, each with what mends it."""
+    devices = survey.devices.devices
+    problems = preflight.problems(survey, requested_gpu=None, requested_count=len(devices), dry_run=not devices)
+    missing = [tool for tool in found if not tool.found]
+    yield "wrong or missing"
+    for problem in problems:
+        yield from wrapped(one_line(problem.text, 600), "  ", "      ")
+    for tool in missing:
+        yield from wrapped(f"{tool.name} is not installed: {tool.lost}", "  ", "      ")
+        yield f"      {tool.remedy}"
+    if not problems and not missing:
+        yield "  nothing that ranks need or use on this machine"
+    yield ""
 
 
 def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Owns what the desk has to know of runs on this machine before and beside them; must not know how a box is started."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
@@ -8,6 +9,7 @@ from pytest_megacpp.recording.plan import DataSet
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.settings.paths import user_cache_dir
 from pytest_megacpp.surfaces.data_config import here
+from pytest_megacpp.surfaces.local import no_box
 from pytest_megacpp.surfaces.prices import Prices
 from pytest_megacpp.surfaces.protocol import (
     AMBIENT,
@@ -17,6 +19,7 @@ from pytest_megacpp.surfaces.protocol import (
     Place,
     Shelf,
     Surface,
+    SurfaceFailed,
     SurfaceOptions,
     SurfaceProvider,
 )
@@ -37,6 +40,7 @@ class LocalProvider:
         return True
 
     def place(self, options: SurfaceOptions, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
+        no_box.refuse(options.surface)
         _refuse(options, environ)
         found = devices()
         dry_run = options.dry_run or found == 0
@@ -45,12 +49,19 @@ class LocalProvider:
                 "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run silently:"
                 " pass --dry-run for a CPU dry run, or run the job where the GPUs are"
             )
+        if not dry_run and options.boxes > 1:
+            raise pytest.UsageError(
+                f"--boxes {options.boxes}: the boxes of a lane would share this machine's GPUs. Run them where each box"
+                " gets its own, such as --surface modal, or here without --boxes"
+            )
         if not dry_run:
             return Place(NAME, False, f"local, {found} GPUs")
         why = "requested" if options.dry_run else "this machine has no GPU"
         return Place(NAME, True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
 
     def surface(self, options: SurfaceOptions, tags: Mapping[str, str]) -> Surface:
+        if sys.platform != "linux":
+            raise SurfaceFailed("no box can run on this machine")  # `place` refused before
         from pytest_megacpp.surfaces.local.surface import LocalSurface
 
         return LocalSurface()
@@ -76,6 +87,8 @@ class LocalProvider:
         return here(options.data, user_cache_dir() / "data", environ)
 
     def examination(self, options: SurfaceOptions, lanes: Sequence[Lane]) -> Examination:
+        if sys.platform != "linux":
+            return no_box.NoBoxHere()
         from pytest_megacpp.surfaces.local.doctor import LocalExamination
 
         return LocalExamination(options, lanes)

@@ -1,6 +1,7 @@
 """Owns whether this desk has credentials for Modal, without the client: `auto` asks in every session of lanes."""
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ def configured(environ: Mapping[str, str]) -> bool:
         return False
     if environ.get("MODAL_TOKEN_ID") and environ.get("MODAL_TOKEN_SECRET"):
         return True
-    home = environ.get("HOME") or os.path.expanduser("~")
+    home = (environ.get("HOME") if sys.platform != "win32" else "") or os.path.expanduser("~")
     file = Path(environ.get("MODAL_CONFIG_PATH") or f"{home}/.modal.toml")
     try:
         return b"token_secret" in file.read_bytes()

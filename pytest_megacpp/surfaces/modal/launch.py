@@ -151,7 +151,7 @@ class Launch:
         try:
             stage(source.files, directory / Path(SOURCE_DIR).name)
             stage(own_package(), directory / Path(PACKAGE_DIR).name)
-            (directory / Path(PLAN).name).write_text(json.dumps(to_json(plan)), encoding="utf-8")
+            (directory / Path(PLAN).name).write_bytes(json.dumps(to_json(plan)).encode())
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)

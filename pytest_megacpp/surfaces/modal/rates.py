@@ -61,7 +61,7 @@ def remember(place: Path, answer: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{place.name}.new")
-        beside.write_text(json.dumps({"asked_at_s": time.time(), "rates": dict(answer)}), encoding="utf-8")
+        beside.write_bytes(json.dumps({"asked_at_s": time.time(), "rates": dict(answer)}).encode())
         beside.replace(place)
 
 
