@@ -50,7 +50,7 @@ RANK = {
 }
 RUN = CIRCUMSTANCES | {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
-    *("counts", "gate", "unreported", "bad_endings", "cost", "rate"),
+    *("counts", "gate", "unreported", "bad_endings", "cost", "rate", "boxes", "part_of"),
 }
 
 
@@ -209,6 +209,60 @@ def test_a_receipt_lists_what_its_own_test_lacked() -> None:
     assert (seed["coverage"], seed["missing"]) == (0.25, [{"nodeid": NODEID, "ranks": [1], "keys": ["fabc"]}])
     whole: Any = run_json(META, RunStatus.PASSED, [NODEID], {}, {}, story.timeline, redact=same)["seed"]
     assert [short["nodeid"] for short in whole["missing"]] == [NODEID, "test 7"]
+
+
+KEPT = ev.SeedKept(SeedState.WARM, "new", True, 4, 4, 20, True, (ev.SeedShort(0, (1,), ("fabc",)),))
+AT_THE_END = ("state_end", "coverage_end", "bytes_end", "published", "promoted", "helped", "missed", "detail_end")
+
+
+def seed_of(story: Story) -> Any:
+    return receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["seed"]
+
+
+def sampled(compile_s: float, compiling: str = "") -> ev.Sampled:
+    return ev.Sampled(1, 0, True, "R", (compiling,) if compiling else (), compile_s, 1.0)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [ev.Compiled(1, 0, 2.0, 1, 0, 1), ev.Compiled(1, 0, 0.1, 1, 1, 0), sampled(3.0), sampled(0.0, "matmul")],
+    ids=["compiled", "from-a-cache", "seen-from-outside", "died-in-it"],
+)
+def test_a_receipt_of_what_compiled_has_what_the_run_kept(fact: ev.RankFact) -> None:
+    story = Story(2)
+    story.rank(11.0, fact)
+    assert [seed_of(story)[name] for name in AT_THE_END] == [None] * len(AT_THE_END)
+    story.box(12.0, KEPT, world="")
+    missed = [{"nodeid": NODEID, "ranks": [1], "keys": ["fabc"]}]
+    assert [seed_of(story)[name] for name in AT_THE_END] == ["warm", 1.0, 20, "new", True, True, missed, None]
+
+
+def test_a_receipt_of_what_compiled_nothing_never_changes() -> None:
+    """Else all receipts of a run would have to be written twice."""
+    story = Story(2)
+    story.passes(0, 11.0)
+    story.rank(11.0, ev.Compiled(1, 0, 0.0, 0, 0, 0))
+    before = seed_of(story)
+    story.box(12.0, KEPT, world="")
+    assert seed_of(story) == before
+    whole: Any = run_json(META, RunStatus.PASSED, [NODEID], {}, {}, story.timeline, redact=same)["seed"]
+    assert whole["published"] == "new"
+
+
+def test_receipts_of_runs_that_take_turns_have_each_their_own_circumstances() -> None:
+    stories = [Story(1) for _ in range(6)]
+    for number, story in enumerate(stories):
+        story.box(1.0, ev.EnvironmentSet("A", str(number), SettingOrigin.USER, "yours"))
+        short = ev.SeedShort(0, (number,))
+        story.box(1.0, ev.SeedChecked(SeedMode.AUTO, SeedState.PARTIAL, "k", "i", "r", 1, 4, 10, (short,)), world="")
+    for _ in range(2):
+        for number, story in enumerate(stories):
+            document: Any = receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)
+            assert document["environment"]["A"]["value"] == str(number)
+            assert document["seed"]["missing"][0]["ranks"] == [number]
+    stories[0].box(2.0, ev.EnvironmentSet("A", "later", SettingOrigin.USER, "yours"))
+    document = receipt(result(Verdict(Code.PASSED, "")), stories[0].timeline, META, redact=str.upper)
+    assert document["ENVIRONMENT"]["A"]["VALUE"] == "LATER"
 
 
 def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
