@@ -15,12 +15,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+    try:
+        return (yield)
+    except Exception as e:
+        from pytest_megacpp.desk.source.conftests import explain
+
+        explain(e, early_config)
+        raise
+
+
 def pytest_configure(config: pytest.Config) -> None:
     from pytest_megacpp.desk.hooks.lanes import LaneMarks
 
     marks = LaneMarks(config)
     config.pluginmanager.register(marks, "megacpp-marks")
-    if marks.in_rank or marks.in_worker:
+    if marks.in_rank:
+        return
+    from pytest_megacpp.desk.hooks.unimportable import Unimportable
+
+    unimportable = Unimportable(config, tuple(marks.options.lanes), marks.lane_of)
+    config.pluginmanager.register(unimportable, "megacpp-unimportable")
+    if marks.in_worker:
         return
     if (misspelt := misspelt_table(config.rootpath)) is not None:
         _warn(config, misspelt)
@@ -29,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         runner = LaneRunner(config, marks)
         config.pluginmanager.register(runner, "megacpp-runner")
+        unimportable.reports_ordinary = not runner.distributed  # its workers do
         if runner.distributed:
             from pytest_megacpp.desk.hooks.xdist import LaneController
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
@@ -27,7 +26,7 @@ from pytest_megacpp.box.actions import (
     TakeEvidence,
     Write,
 )
-from pytest_megacpp.box.context import RunContext
+from pytest_megacpp.box.context import RunContext, as_recorded
 from pytest_megacpp.box.desk_commands import DeskCommands
 from pytest_megacpp.box.host import process
 from pytest_megacpp.box.logs.redaction import redact_file
@@ -142,6 +141,8 @@ def run(context: RunContext, *, control: int | None, signals: tuple[str, ...]) -
             DeskCommands(context, control)
         Box(context, prepare(context)).run()
     except Refused as e:
+        if not context.recorder.timeline.planned:
+            _record_tests(context)
         context.recorder.write(e.problem)
         context.recorder.write(ev.RunFinished(RunEnd.REFUSED))
     finally:
@@ -157,13 +158,19 @@ def _record_plan(context: RunContext, signals: tuple[str, ...]) -> None:
             cwd=plan.cwd,
             revision=plan.revision,
             limit_s=plan.run_s,
+            read=bool(plan.read),
         )
     )
-    for index, test in enumerate(plan.tests):
-        recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
+    if not plan.read:
+        _record_tests(context)
     if signals:
         detail = f"{', '.join(signals)} were ignored or blocked at the start; ranks have defaults"
         recorder.write(ev.Progress(BoxStep.SIGNALS, detail))
+
+
+def _record_tests(context: RunContext) -> None:
+    for index, test in enumerate(context.plan.tests):
+        context.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
 
 
 def install_signal_handlers(context: RunContext) -> None:
@@ -174,12 +181,6 @@ def install_signal_handlers(context: RunContext) -> None:
 
 def _stop(context: RunContext, signal_number: int) -> None:
     context.stop(RunEnd.INTERRUPTED, f"the box got {process.signal_name(signal_number)}")
-
-
-def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:
-    """Returns the plan with secrets taken out of test ids. Ranks read the original one in the scratch directory."""
-    ids = redactor.ids(test.nodeid for test in plan.tests)
-    return replace(plan, tests=tuple(replace(test, nodeid=one) for test, one in zip(plan.tests, ids, strict=True)))
 
 
 def _clean_plan(path: str, redactor: Redactor) -> None:
@@ -197,7 +198,7 @@ def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...]
     """
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
-    plan = _as_recorded(plan, redactor)
+    plan = as_recorded(plan, redactor)
     sys.path[:] = dict.fromkeys((*plan.path, *sys.path))
     multiprocessing.current_process()._config["tempdir"] = scratch  # type: ignore[attr-defined]  # for its sockets
     try:

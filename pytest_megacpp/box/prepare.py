@@ -15,6 +15,7 @@ from pytest_megacpp.box.event_loop import TICK_S
 from pytest_megacpp.box.gpus.faults import FaultWatch, GpuFault, device_of, open_fault_sources
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
 from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
+from pytest_megacpp.box.naming import name_planned_tests
 from pytest_megacpp.box.seed.loading import LoadedSeed, load
 from pytest_megacpp.box.seed.shape import left_to_user, shape_of
 from pytest_megacpp.box.seed.working_copy import WorkingCopy
@@ -52,6 +53,8 @@ def prepare(context: RunContext) -> Prepared:
     cache = context.scratch / "cache"
     settings = _apply_contract(context, cache)
     survey = _survey(context)
+    if context.plan.read:
+        name_planned_tests(context)
     seed = _load_seed(context, cache, settings, survey)
     _record_capabilities(context)
     admission = _listen_for_ranks(context)

@@ -81,6 +81,11 @@ class Supervisor:
         ranks = (test.ranks.get(self.plan.debugger.rank) for test in self.timeline.tests.values())
         return sum(end_s - start_s for rank in ranks if rank is not None for start_s, end_s in rank.debugged(now_s))
 
+    def adopt(self, plan: Plan) -> None:
+        """Takes another plan, before there is any attempt."""
+        self.plan = plan
+        self.attempts = Attempts(plan, self.timeline)
+
     def request_attempt(self, order: Again, now_s: float) -> tuple[Write, ...]:
         """Plans the attempt that the desk orders, unless the run ends, and returns what to record."""
         self._desk_active_s = now_s

@@ -187,10 +187,9 @@ def _problems(timeline: Timeline) -> tuple[str, ...]:
     """Returns what is wrong with the run or its recording, apart from the tests."""
     found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    listed = len(timeline.planned) - sum(map(len, timeline.further.values()))
     found += [f"events missing from the recording: {lost}"] if lost else []
     found += [f"unreadable lines in the recording: {len(timeline.damaged)}"] if timeline.damaged else []
     found += [f"events of kinds unknown to this version: {timeline.unknown}"] if timeline.unknown else []
-    if timeline.started is not None and timeline.started.tests != listed:
-        found.append(f"{timeline.started.tests} tests were selected, but the recording lists {listed}")
+    if timeline.started is not None and timeline.selected != timeline.listed:
+        found.append(f"{timeline.selected} tests were selected, but the recording lists {timeline.listed}")
     return (*found, *(plain(str(ending)) for ending in bad_endings(timeline)))

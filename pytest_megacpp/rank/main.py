@@ -21,6 +21,7 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.errors import describe, rendered, stage_of
 from pytest_megacpp.rank.observers import Observers
+from pytest_megacpp.rank.own_pytest import arguments
 from pytest_megacpp.rank.session import RankSession, lane_fixture
 from pytest_megacpp.recording.codec import from_json
 from pytest_megacpp.recording.events import RankBroken, RankReady
@@ -65,20 +66,10 @@ def _serve(agent: Agent, crash: CrashLine, rank: int, stderr: str) -> int:
     with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
         plan = from_json(Plan, json.load(f))
     session = RankSession(agent, observers, crash, plan)
-    code = pytest.main(_arguments(plan), plugins=[session, lane_fixture(session)])
+    code = pytest.main(arguments(plan), plugins=[session, lane_fixture(session)])
     if not session.collected:
         agent.send(_broken(rank, session.gave_up) if session.gave_up else _refused(rank, code, _end_of(stderr)))
     return 0 if session.released else int(code)
-
-
-def _arguments(plan: Plan) -> list[str]:
-    """Returns the user's arguments, with output left to the rank's own log files. pytest would look for its root anew,
-    and paths in options that it doesn't know yet (a directory for artefacts that exists by now) would lead it
-    elsewhere.
-    """
-    ini = ["-c", plan.ini] if plan.ini else []
-    at = plan.args.index("--") if "--" in plan.args else len(plan.args)
-    return ["--rootdir", plan.root, *ini, *plan.args[:at], "-s", *plan.args[at:]]
 
 
 def _broken(rank: int, error: BaseException) -> RankBroken:

@@ -12,7 +12,7 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -24,11 +24,11 @@ from pytest_megacpp.rank.coverage_data import CoverageData
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.debugger import RankDebugger
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
-from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
+from pytest_megacpp.rank.own_pytest import OwnPytest
 from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
 from pytest_megacpp.rank.snapshots import Snapshots
@@ -52,17 +52,13 @@ SETTLE_LOOKS = 20
 DEBUGGED_S = 7 * 86_400.0  # groups wait for a rank that somebody debugs
 SETTLE_S = 0.001
 _PHASES = frozenset(TestPhase)
-_DESK_PLUGINS = (
-    *("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures"),
-    *("annotate_errors", "annotate_warnings"),  # of pytest-github-actions-annotate-failures
-)
 
 
-class RankSession:
+class RankSession(OwnPytest):
     """The pytest plugin of one rank."""
 
     def __init__(self, agent: Agent, observers: Observers, crash: CrashLine, plan: Plan) -> None:
-        self.__name__ = "megacpp-rank"  # under this name the desk's plugin knows that it is in a rank
+        super().__init__()
         self.agent = agent
         self.observers = observers
         self.crash = crash
@@ -73,7 +69,6 @@ class RankSession:
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
-        self._desk_options = DeskOptions()
         self._snapshots = Snapshots(agent.rank)
         self._coverage = CoverageData(is_wanted=plan.coverage)
         self._debugger = RankDebugger(agent, plan.debugger, lambda: observers.test)
@@ -89,26 +84,10 @@ class RankSession:
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    def pytest_addoption(self, parser: pytest.Parser) -> None:
-        self._desk_options.hear_parser(parser)
-
-    def pytest_plugin_registered(self, plugin: object) -> None:
-        self._desk_options.hear_plugin(plugin)
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Some plugins read their options before there is a configuration."""
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Generator[None, object, object]:
         self._coverage.begin(early_config.known_args_namespace)
-        self._desk_options.reset(early_config.known_args_namespace, early_config.pluginmanager)
-        yield
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_cmdline_main(self, config: pytest.Config) -> None:
-        self._desk_options.reset(config.option, config.pluginmanager)
-        config.option.basetemp = os.environ["MEGACPP_TMP"]
-        config.pluginmanager.register(_WithoutDeskPlugins(), "megacpp-rank-plugins")
-        if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
-            config.option.tbstyle = "short"
+        return (yield from super().pytest_load_initial_conftests(early_config))
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self) -> None:
@@ -380,30 +359,6 @@ class RankSession:
         test is in.
         """
         return TestPhase(report.when) if report.when in _PHASES else self._current
-
-
-class _WithoutDeskPlugins:
-    """Registered after every plugin and conftest, so that the last one to configure itself is this one: others look for
-    pytest's reporter when they do, to put their own in its place.
-    """
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        _keep_plain_writer(config)
-        for name in _DESK_PLUGINS:
-            plugin = config.pluginmanager.get_plugin(name)
-            if plugin is not None:
-                config.pluginmanager.unregister(plugin)
-
-
-def _keep_plain_writer(config: pytest.Config) -> None:
-    """Lets pytest explain a failed comparison once no reporter is left: before 9.1 it asks the reporter's writer for
-    colours, and where there is none, its own error takes the place of the explanation.
-    """
-    if config.pluginmanager.has_plugin("terminalreporter"):
-        writer = config.get_terminal_writer()
-        writer.hasmarkup = False
-        config.get_terminal_writer = lambda: writer  # type: ignore[method-assign]
 
 
 def _fixture(lane: str) -> str:

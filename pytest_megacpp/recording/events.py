@@ -46,6 +46,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run, `revision` as in the plan.
+    `read`: the desk read some of its `tests` from their source, and `SourceRead` says which tests there are.
     `limit_s` ends the run (0: no limit); it may be less than the desk's, where the machine is rented for less.
     """
 
@@ -59,11 +60,36 @@ class RunStarted:
     cwd: str = ""
     revision: str = ""
     limit_s: float = 0.0
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRead:
+    """What the box has of the tests that the desk could only read from their source: `tests` is how many the run has
+    now, `read` of the desk's stand for `cases` of them. Of `read`, the user's options select nothing here of those with
+    numbers in `left_out` (of the desk's plan), and `missing` are not here: they stay planned as they were read.
+
+    `differing` cases have other marks than the desk could read, and of `more` tests it knew nothing: neither are run.
+    The names are the first ones of `differing_count` and `more_count`. `problem`: why the box could not find out.
+    """
+
+    tests: int
+    read: int
+    cases: int
+    left_out: Numbers = NO_NUMBERS
+    missing: int = 0
+    differing: tuple[str, ...] = ()
+    differing_count: int = 0
+    more: tuple[str, ...] = ()
+    more_count: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TestPlanned:
     """One selected test, written for all of them before anything starts. `must_run`: a gate takes no skip for it.
+    `read_as`: which test of the desk's plan it is, where that was read from source; the tests of such a run are named
+    after `SourceRead`.
 
     A further attempt at test `of` is planned when the run finds that it is needed, before the attempt ends from which
     it follows; `purpose` is what it is for.
@@ -78,6 +104,7 @@ class TestPlanned:
     of: int | None = None
     purpose: Purpose = Purpose.FIRST
     preset: Preset = Preset.FULL
+    read_as: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -837,6 +864,7 @@ RankFact: TypeAlias = (
 Fact: TypeAlias = (
     RankFact
     | RunStarted
+    | SourceRead
     | TestPlanned
     | BoxReady
     | SeedChecked

@@ -90,6 +90,10 @@ def unknown(run: RunView) -> None:
     run.unknown += 1
 
 
+def source_read(run: RunView, fact: ev.SourceRead) -> None:
+    run.source = fact
+
+
 # -- the plan ----------------------------------------------------------------------------------------------
 
 KEPT_ATTEMPTS = 64  # at one test, after the first

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.naming import ReadTest
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 
 
@@ -98,6 +99,8 @@ class Plan:
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `memory_bytes` is what was ordered of a machine that others share; None: whatever the machine and its groups allow.
+    `read` are all lane tests of files that the desk can't import and could only read, where some of them are planned:
+    the box names the real ones before it does anything else (`SourceRead`).
     `hash_seed` is that of the first interpreter that ranks are forked from; None: drawn.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
     `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there. `coverage`: ranks
@@ -129,6 +132,7 @@ class Plan:
     data: tuple[DataSet, ...] = ()
     memory_bytes: int | None = None
     hash_seed: int | None = None
+    read: tuple[ReadTest, ...] = ()
     coverage: bool = False
     debugger: Debugger | None = None
 

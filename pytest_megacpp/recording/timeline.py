@@ -105,6 +105,8 @@ class Timeline(RunView):
                 self._in_world(event, fact, fold_worlds.test_ended)
             case ev.RunStarted():
                 fold_run.run_started(self, fact)
+            case ev.SourceRead():
+                fold_run.source_read(self, fact)
             case ev.TestPlanned():
                 fold_run.test_planned(self, fact)
             case ev.BoxReady():

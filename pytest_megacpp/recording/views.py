@@ -392,6 +392,7 @@ class RunView:
 
     run_id: str = ""
     started: ev.RunStarted | None = None
+    source: ev.SourceRead | None = None
     planned: dict[int, ev.TestPlanned] = field(default_factory=dict)
     further: dict[int, list[int]] = field(default_factory=dict)  # attempts by the test that they belong to
     seed: ev.SeedChecked | None = None
@@ -419,6 +420,25 @@ class RunView:
     events: int = 0
     rank_views: int = 0  # in all tests
     interned: Interned = field(default_factory=Interned)
+
+    @property
+    def listed(self) -> int:
+        """How many tests are named, further attempts apart."""
+        return len(self.planned) - sum(map(len, self.further.values()))
+
+    @property
+    def are_named(self) -> bool:
+        """Whether the box has named its tests. Where the desk could only read some, it finds out first."""
+        if self.started is None or (self.started.read and self.source is None):
+            return False
+        return self.listed >= self.selected
+
+    @property
+    def selected(self) -> int:
+        """How many tests the run has, as far as the box has said."""
+        if self.source is not None:
+            return self.source.tests
+        return self.started.tests if self.started is not None else 0
 
     def test_of(self, number: int) -> int:
         """The test of the plan that an attempt belongs to."""

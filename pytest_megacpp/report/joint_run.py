@@ -8,18 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.recording.naming import opened_around
 from pytest_megacpp.report.run_json import RunStatus, counts
 
 _FIRST_FOUND = (RunStatus.RUNNING, RunStatus.INTERRUPTED, RunStatus.FAILED)  # what one box came to, all did
 
 
 def joint_json(run_id: str, nodeids: Sequence[str], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole document. `nodeids`: of all tests, in the session's order; `parts`: the documents of the boxes' runs by
-    id. What can't be added up (versions, machine, seed) is the first box's; a price is that of one box.
+    """The whole document. `nodeids`: of all tests as the desk selected them, in the session's order; `parts`: the
+    documents of the boxes' runs by id, which have cases in place of a test that the desk could only read. What can't be
+    added up (versions, machine, seed) is the first box's; a price is that of one box.
     """
     documents = list(parts.values())
-    tests = {test["nodeid"]: _located(test, part) for part, doc in parts.items() for test in _tests(doc)}
-    listed = [tests.get(nodeid) or _without_result(nodeid) for nodeid in nodeids]
+    listed = _listed(nodeids, parts)
     outcomes = [Outcome(test["outcome"]) for test in listed if test["outcome"] is not None]
     return {
         **(documents[0] if documents else {}),
@@ -37,6 +38,23 @@ def joint_json(run_id: str, nodeids: Sequence[str], parts: Mapping[str, Mapping[
         "boxes": list(parts),
         "part_of": None,
     }
+
+
+def _listed(nodeids: Sequence[str], parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All tests that a box's run has, each where the desk selected it or what it is a case of. A selected one that none
+    has is left out once all have said which they have: it has no cases, or those.
+    """
+    selected = dict.fromkeys(nodeids)
+    found: dict[str, list[dict[str, Any]]] = {nodeid: [] for nodeid in selected}
+    others: list[dict[str, Any]] = []
+    for part, document in parts.items():
+        for test in _tests(document):
+            nodeid = test["nodeid"]
+            name = nodeid if nodeid in selected else opened_around(nodeid, selected)
+            found.get(name, others).append(_located(test, part))
+    is_complete = all(_tests(document) for document in parts.values())
+    placed = [found[name] or ([] if is_complete else [_without_result(name)]) for name in selected]
+    return [test for tests in (*placed, others) for test in tests]
 
 
 def joint_status(statuses: Iterable[object]) -> RunStatus:

@@ -68,6 +68,13 @@ NOTING = """
         )
         return report
 
+    class Observer:
+        def pytest_runtest_makereport(self, item, call):
+            note(hook="observed", test=item.name, when=call.when)
+
+    def pytest_configure(config):
+        config.pluginmanager.register(Observer())
+
     def pytest_exception_interact(node, call, report):
         note(hook="interact", test=node.name, when=call.when, outcome=report.outcome)
 """
@@ -85,6 +92,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Project]:
 
 def noted(project: Project, hook: str) -> list[Json]:
     return [one for one in map(json.loads, project.noted("hooks")) if one["hook"] == hook]
+
+
+def test_a_plugin_that_only_observes_is_called_as_often(ran: tuple[Ran, Project]) -> None:
+    calls, observed = (noted(ran[1], hook) for hook in ("makereport", "observed"))
+    assert [(c["test"], c["when"]) for c in observed] == [(c["test"], c["when"]) for c in calls]
 
 
 def test_makereport_is_called_for_each_phase_with_what_was_raised(ran: tuple[Ran, Project]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.desk.run.deal import deal
+from pytest_megacpp.desk.run.deal import deal, with_cases
 
 NAMES = [f"test_a.py::test_{number}" for number in range(30)]
 
@@ -44,3 +44,8 @@ def test_no_box_has_more_than_its_part_and_one_test(seconds: list[float], boxes:
 )
 def test_examples(seconds: dict[str, float], expected: list[list[int]]) -> None:
     assert deal(NAMES[:4], seconds, 2) == expected
+
+
+def test_an_open_test_counts_with_all_its_cases() -> None:
+    before = {"a::T::test_x[1]": 2.0, "a::T::test_y": 3.0, "a::test_b[1]": 5.0, "a::test_c": 7.0}
+    assert with_cases(before, {"a::T", "a::test_c"}) == {**before, "a::T": 5.0}

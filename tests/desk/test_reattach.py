@@ -82,9 +82,9 @@ def attach(monkeypatch: pytest.MonkeyPatch, run: Path, said: bytes, problem: Pro
     }
     options: Any = SimpleNamespace(lane_dir=run.parent.parent, **asked)
     followed, index_of = replay.Elsewhere(options, RUN, Reporting((Receipts(), RunJson()))).run(
-        TESTS, lambda progress: None
+        TESTS, (), lambda progress: None
     )
-    verdicts = {nodeid: followed.wait_for(index).verdict for nodeid, index in index_of.items()}
+    verdicts = {nodeid: followed.wait_for(index).verdict for nodeid, (index,) in index_of.items()}
     followed.finish()
     return {nodeid: f"{verdict.code}/{verdict.cause}" for nodeid, verdict in verdicts.items()}
 

@@ -31,8 +31,8 @@ def test_a_replay_is_judged_as_the_recording_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(replay, "read_timeline", read)
     options: Any = SimpleNamespace(lane_dir=tmp_path / "lane", lanes={})
     recorded = replay.Recorded(options, str(recording), Reporting((Receipts(), RunJson())))
-    run, index_of = recorded.run([NODEID], lambda progress: None)
-    result = run.wait_for(index_of[NODEID])
+    run, index_of = recorded.run([NODEID], (), lambda progress: None)
+    result = run.wait_for(index_of[NODEID][0])
     run.finish()
     assert result == judge_run(read_timeline(recording)).tests[0]
     assert reads == [recording]

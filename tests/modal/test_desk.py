@@ -18,7 +18,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.wire import read_all
 from tests.modal_emulator import Emulator
 from tests.modal_emulator.control import Result, Sandbox
-from tests.plugin.project import Desk, Project, Ran
+from tests.plugin.project import WITHOUT_TORCH, Desk, Project, Ran
 
 LANE = ("-m", "h200x8", "--surface", "modal", "--dry-run")
 TESTS = """
@@ -388,3 +388,34 @@ def test_no_process_is_left() -> None:
     """Of any sandbox of this module."""
     children = [p.pid for p in process.descendants(os.getpid())]
     assert not [pid for pid in children if "MODAL_SANDBOX_ID" in process.environment_of(pid)]
+
+
+READ = """
+    import pytest
+    import torch
+
+    @pytest.mark.h200x8(ranks=2)
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.int16], ids=str)
+    def test_read(modal_h200x8, dtype):
+        assert torch.ones(2, dtype=dtype).sum() == 2
+"""
+
+
+def test_a_desk_without_torch_runs_a_lane_and_attaches_to_it(site: Site) -> None:
+    """Its lane file cannot be imported there; the sandbox has torch and names the tests."""
+    site.write("test_it.py", READ)
+    with site.start(*LANE, env={**site.emulator.environment, **WITHOUT_TORCH}) as desk:
+        code = desk.wait()
+        ran = Ran(code, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+    wanted = {"test_read[torch.int8]": "passed", "test_read[torch.int16]": "passed"}
+    assert ran.outcomes() == wanted, ran.text
+    assert code == 0
+    assert "megacpp: 1 test read from the source: 2 tests at the box" in ran.text
+    assert ran.run is not None
+    site.assert_given_back()
+    attach = ("-m", "h200x8", "--attach", ran.run["run_id"])
+    with site.start(*attach, env={**site.emulator.environment, **WITHOUT_TORCH}) as desk:
+        code = desk.wait()
+        again = Ran(code, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+    assert again.outcomes() == wanted, again.text
+    assert code == 0

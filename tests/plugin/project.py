@@ -33,6 +33,7 @@ LANE = ("-m", "h200x8", *DRY)
 ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly -p no:sugar -p no:benchmark"}
 """They are there for tests/beside: uncalled, they shuffle, draw another terminal, and warn beside pytest-xdist."""
 WITHOUT_NUMPY = {"PYTHONPATH": str(Path(__file__).parent / "no_numpy")}
+WITHOUT_TORCH = {"PYTHONPATH": str(Path(__file__).parent / "no_torch")}  # for a desk; its box has it
 _NOT_FOR_A_DESK = (
     "CI",
     "GITHUB_ACTIONS",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pytest_megacpp.rank import session
 from pytest_megacpp.rank.collection import most_telling
 from pytest_megacpp.rank.desk_options import DeskOptions
+from pytest_megacpp.rank.own_pytest import keep_plain_writer
 from pytest_megacpp.rank.reports import KEPT_PROPERTIES, properties_of
 from pytest_megacpp.rank.session import RankSession
 from pytest_megacpp.recording.events import CollectError
@@ -30,7 +30,7 @@ def test_evidence_keeps_its_tracebacks_whatever_the_terminal_shows(
 def test_a_comparison_can_be_explained_when_no_reporter_is_left(pytester: pytest.Pytester) -> None:
     """pytest before 9.1 asks for the reporter's writer then."""
     config = pytester.parseconfigure("-p", "no:megacpp", "--color=yes")
-    session._keep_plain_writer(config)
+    keep_plain_writer(config)
     config.pluginmanager.unregister(name="terminalreporter")
     assert config.get_terminal_writer().hasmarkup is False
     assert config.hook.pytest_assertrepr_compare(config=config, op="==", left=1, right=2) is not None

@@ -56,3 +56,36 @@ def test_a_box_that_left_no_document_has_tests_without_a_result() -> None:
     assert [test["outcome"] for test in joint["tests"]] == ["passed", None]
     assert joint["status"] == "error"
     assert joint["cost"] == {"seconds": None, "gpu_seconds": None, "usd": None}
+
+
+def test_cases_stand_where_the_test_was_that_the_desk_could_only_read() -> None:
+    read, plain, suite, gone = "t.py::test_b", "t.py::test_a", "t.py::TestC", "t.py::test_none"
+    parts = {
+        "r1": document((f"{read}[x]", "passed"), (f"{read}[y]", "failed"), ("t.py::unheard_of", "passed")),
+        "r2": document((plain, "passed"), (f"{suite}::test_it[1]", "passed")),
+    }
+    joint = joint_json("r0", [suite, gone, read, plain], parts)
+    assert [test["nodeid"] for test in joint["tests"]] == [
+        f"{suite}::test_it[1]",
+        f"{read}[x]",
+        f"{read}[y]",
+        plain,
+        "t.py::unheard_of",
+    ]
+    assert joint["counts"]["selected"] == 5
+    assert joint["counts"]["failed"] == 1
+
+
+def test_a_test_that_the_desk_read_is_kept_while_a_box_has_not_said_what_it_has() -> None:
+    parts = {"r1": document(("t.py::test_a[1]", "passed")), "r2": {}}
+    joint = joint_json("r0", ["t.py::test_a", "t.py::test_b"], parts)
+    assert [(test["nodeid"], test["outcome"]) for test in joint["tests"]] == [
+        ("t.py::test_a[1]", "passed"),
+        ("t.py::test_b", None),
+    ]
+
+
+def test_no_test_is_lost_that_two_boxes_have_under_one_name() -> None:
+    """Secrets are taken out of ids."""
+    parts = {"r1": document(("a[*]", "passed")), "r2": document(("a[*]", "failed"))}
+    assert [test["outcome"] for test in joint_json("r0", ["a[*]", "a[*]2"], parts)["tests"]] == ["passed", "failed"]

@@ -50,7 +50,7 @@ RANK = {
 }
 RUN = CIRCUMSTANCES | {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
-    *("counts", "gate", "unreported", "bad_endings", "cost", "rate"),
+    *("counts", "gate", "unreported", "bad_endings", "cost", "rate", "boxes", "part_of"),
 }
 
 

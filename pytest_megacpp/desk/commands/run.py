@@ -41,7 +41,7 @@ class _Witness:
         self.left = runner is not None and runner.left
         self.needed_none = runner is not None and runner.needed_none
         self.complaints = runner.complaints if runner is not None else ()
-        self.unreported = len(runner.unreported) if runner is not None else 0
+        self.unreported = len(runner.unreported) + runner.beyond if runner is not None else 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.failed += report.failed

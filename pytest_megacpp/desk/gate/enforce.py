@@ -129,6 +129,11 @@ class Gatekeeper:
         elif self.must_run(item):  # of a run that was submitted without this gate
             self._complain(f"{_named([self.name(item)])} skipped, though a triggered rule guards it")
 
+    def note_left_out(self, item: pytest.Item) -> None:
+        """Notes that the user's options select no case of a test at the box."""
+        if self.must_run(item):
+            self._complain(f"{_named([self.name(item)])} without a case that -k or -m selects at the box")
+
     def check_collected(self) -> None:
         """Complains if no tests were collected at all."""
         if not self._has_looked:

@@ -51,7 +51,8 @@ def _exception(report: pytest.TestReport, verdict: Verdict | None) -> BaseExcept
     if isinstance(report.longrepr, VerdictText):
         kind = LaneTestError if report.longrepr.is_error else LaneTestFailed
         return kind(report.longrepr.reprcrash.message, verdict)
-    return LaneTestFailed(str(report.longrepr), verdict)
+    is_error = report.failed and report.when != "call"
+    return (LaneTestError if is_error else LaneTestFailed)(str(report.longrepr), verdict)
 
 
 def _raised_at(error: BaseException, file: str, line: int, function: str) -> BaseException:

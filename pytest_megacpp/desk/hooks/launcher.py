@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,7 @@ from pytest_megacpp.desk.hooks.spared import spare_lane_tests
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
 from pytest_megacpp.desk.run.artefacts import Reporting
-from pytest_megacpp.desk.run.deal import deal
+from pytest_megacpp.desk.run.deal import deal, with_cases
 from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, utc_now
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.desk.run.environment import refused
@@ -42,8 +42,10 @@ from pytest_megacpp.desk.run.launch import (
 )
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.desk.source.nodes import is_open, module_of
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.events import ProblemFound, Progress
+from pytest_megacpp.recording.events import Json, ProblemFound, Progress
+from pytest_megacpp.recording.naming import ReadTest, opened_around, spelt_marks
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.report.money import estimate
@@ -62,10 +64,12 @@ _NO_DRY_GATE = ProblemFound(
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where an item's result comes from, and the verdict it expects if it is a drill."""
+    """Where an item's results come from, and the verdict it expects if it is a drill. `number`: in the plan that was
+    made of the selected items (`LaneRun.cases_of`).
+    """
 
     run: LaneRun
-    index: int
+    number: int
     drill: Expectation | None
 
 
@@ -108,7 +112,12 @@ class Launcher:
         of_lane = {lane: self._select(session, lane) for lane in self._marks.asked}
         items = [one.item for selected in of_lane.values() for one in selected]
         names = frozenset(item.nodeid for item in items)
-        spare_lane_tests(self._config, names.__contains__, annotates=self._options.lane_annotations != "off")
+        opened = frozenset(item.nodeid for item in items if is_open(item))
+        spare_lane_tests(
+            self._config,
+            lambda nodeid: nodeid in names or bool(opened_around(nodeid, opened)),
+            annotates=self._options.lane_annotations != "off",
+        )
         OtherPlugins.of(self._config).selected(items)
         if self.existing is not None:
             self._take(self.existing, [one for selected in of_lane.values() for one in selected])
@@ -132,21 +141,28 @@ class Launcher:
     def _take(self, existing: Recorded | Elsewhere, selected: Sequence[Selected]) -> None:
         if selected:
             try:
-                run, index_of = existing.run([one.item.nodeid for one in selected], self._say_progress)
+                opened = frozenset(one.item.nodeid for one in selected if is_open(one.item))
+                run, numbers = existing.run([one.item.nodeid for one in selected], opened, self._say_progress)
             except LaneDirError as e:
                 raise pytest.UsageError(str(e)) from e
             if isinstance(existing, Elsewhere):
                 run.on_progress = self._say_progress
-            self._place(run, selected, index_of)
+            run.stands_for = {number: numbers[one.item.nodeid] for number, one in enumerate(selected)}
+            self._place(run, selected)
 
-    def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
-        drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
+    def _place(self, run: LaneRun, selected: Sequence[Selected]) -> None:
+        drills: dict[str, Json] = {}
+        for number, one in enumerate(selected):
+            if one.drill is not None:
+                indexes = run.stands_for.get(number, (number,))
+                drills |= {run.plan.tests[index].nodeid: to_json(one.drill) for index in indexes}
         run.meta = replace(run.meta, drills=drills)
         self.runs.append(run)
-        for one in selected:
-            index, (file, line, _) = index_of[one.item.nodeid], one.item.location
-            self.placed[one.item] = Placed(run, index, one.drill)
-            run.defined_at[index] = file, (line or 0) + 1
+        for number, one in enumerate(selected):
+            file, line, _ = one.item.location
+            self.placed[one.item] = Placed(run, number, one.drill)
+            for index in run.stands_for.get(number, (number,)):
+                run.defined_at[index] = file, (line or 0) + 1
 
     def new_directory(self) -> RunDirectory:
         """Raises UsageError."""
@@ -161,8 +177,9 @@ class Launcher:
             self._start_box(lane, selected, self._options, Box())
             return
         directory = self.new_directory()
-        seconds = seconds_before(directory.path, lane, dry_run=self._where().dry_run)
-        shares = deal([one.item.nodeid for one in selected], seconds, self._options.boxes)
+        before = seconds_before(directory.path, lane, dry_run=self._where().dry_run)
+        opened = frozenset(one.item.nodeid for one in selected if is_open(one.item))
+        shares = deal([one.item.nodeid for one in selected], with_cases(before, opened), self._options.boxes)
         options, began = self._options.sharing_budget(len(shares)), len(self.runs)
         for number, share in enumerate(shares, 1):
             box = Box(directory.run_id, number, len(shares))
@@ -187,12 +204,12 @@ class Launcher:
         measured = measures_ranks(self._config, is_remote=is_remote(place.surface))
         if debugger is not None:
             debugger = replace(debugger, handed_over=os.path.abspath(directory.path / HANDED_OVER))
-        plan = replace(plan, coverage=measured, debugger=debugger)
+        plan = replace(plan, read=self._read(lane, selected), coverage=measured, debugger=debugger)
         rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(options.lane_budget, rate)
         meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate, box=box)
         run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
-        self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
+        self._place(run, selected)
         run.on_progress = self._say_progress
         run.on_debugged = partial(self.debugging.turn, run)
         self._say_worst(run, longest_s(place, self._options, lane), options.lane_budget)
@@ -205,6 +222,13 @@ class Launcher:
             run.start(found.surface(self._options, _tags(run.meta, self._config)))
         if self._options.detach:
             run.leave()
+
+    def _read(self, lane: str, selected: Sequence[Selected]) -> tuple[ReadTest, ...]:
+        """All lane tests of the files of which some are selected and could only be read."""
+        source = self._config.pluginmanager.get_plugin("megacpp-source")
+        files = {one.item.path for one in selected if module_of(one.item) is not None}
+        items = source.lane_tests(files) if source is not None and files else ()
+        return tuple(ReadTest(i.nodeid, spelt_marks(i.iter_markers(), lane), is_open(i)) for i in items)
 
     def _refused(self, lane: str, place: Place, run: LaneRun) -> ProblemFound | None:
         """The first variable with which nothing can be launched."""

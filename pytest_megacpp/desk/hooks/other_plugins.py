@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 
 from pytest_megacpp.desk.hooks.measuring import coverage_line
+from pytest_megacpp.desk.source.nodes import is_open
 from pytest_megacpp.report.reporter import Line, Reporter, SessionResults
 from pytest_megacpp.surfaces.protocol import SurfaceProvider
 
@@ -57,9 +58,10 @@ class OtherPlugins(Reporter):
     def closing(self, session: SessionResults) -> Iterator[Line]:
         yield from map(Line, dict.fromkeys(self._lines))
 
-    def _snapshots(self, items: Iterable[pytest.Item]) -> Iterator[str]:
+    def _snapshots(self, items: Sequence[pytest.Item]) -> Iterator[str]:
+        """Of a test whose source doesn't tell all, such as a class with a base from elsewhere, nobody knows."""
         option = self._config.option
-        if not hasattr(option, "update_snapshots") or not _using("snapshot", items):
+        if not hasattr(option, "update_snapshots") or not (_using("snapshot", items) or any(map(is_open, items))):
             return
         found = [name for name in _UNUSED if hasattr(option, name)]
         if option.update_snapshots and not {"disable_unused_snapshots", "no_cleanup"}.intersection(found):

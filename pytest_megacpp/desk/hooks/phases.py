@@ -7,7 +7,7 @@ machine. Only what wraps them in order to report, such as allure's listener, see
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,15 @@ class Phases:
 
     # -- what pytest calls ---------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
-        return self._made[1] if self._made is not None and self._made[0] is call else None
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport | None, pytest.TestReport | None]:
+        """The innermost of what wraps it, so that a conftest's own is called as well, as by pytest. What pytest makes
+        of the call is not the test's report.
+        """
+        made = yield
+        return self._made[1] if self._made is not None and self._made[0] is call else made
 
     def pytest_runtest_call(self) -> None:
         """The innermost of what wraps a lane test's call."""

@@ -107,15 +107,25 @@ def skipped_reports(item: pytest.Item, why: str) -> Iterator[pytest.TestReport]:
     """Of a test that nobody waits for here, as it runs on without this desk or not at all: skipped, never passed."""
     path, line, _ = item.location
     skipped = (path, (line or 0) + 1, f"Skipped: {why}")
-    for when, outcome, longrepr in (("setup", "skipped", skipped), ("teardown", "passed", None)):
-        yield pytest.TestReport(
-            nodeid=item.nodeid,
-            location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),
-            outcome=outcome,  # type: ignore[arg-type]
-            longrepr=longrepr,
-            when=when,  # type: ignore[arg-type]
-        )
+    yield _report(item, "setup", "skipped", skipped)
+    yield _report(item, "teardown", "passed", None)
+
+
+def missed_reports(item: pytest.Item, why: str) -> Iterator[pytest.TestReport]:
+    """Of a test that should have run and did not, without a verdict: an error."""
+    yield _report(item, "setup", "failed", f"not run: {why}")
+    yield _report(item, "teardown", "passed", None)
+
+
+def _report(item: pytest.Item, when: str, outcome: str, longrepr: Any) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome=outcome,  # type: ignore[arg-type]
+        longrepr=longrepr,
+        when=when,  # type: ignore[arg-type]
+    )
 
 
 def _made(make: "_Maker", timeline: Timeline, around: Whereabouts, drill: bool) -> Iterator[pytest.TestReport]:

@@ -1,6 +1,7 @@
 """Owns the lanes' part of a pytest session: waits for results in order and reports them; must not judge."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytest_megacpp.desk.hooks.launcher import Launcher, Placed
 from pytest_megacpp.desk.hooks.phases import Phases, red_if_overruled
 from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
 from pytest_megacpp.desk.hooks.reporters import reporters
-from pytest_megacpp.desk.hooks.reports import drill_result, reports_of, skipped_reports
+from pytest_megacpp.desk.hooks.reports import drill_result, missed_reports, reports_of, skipped_reports
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
 from pytest_megacpp.desk.hooks.short_summary import ShortSummary
 from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
@@ -30,17 +31,23 @@ from pytest_megacpp.desk.run.directory import replace_file
 from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.desk.source.nodes import as_case, module_of
 from pytest_megacpp.judge.verdicts import Verdict
+from pytest_megacpp.recording.events import SourceRead
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Content, GateResults, Line, RunResults, SessionResults
+from pytest_megacpp.report.source import NotRun, not_run, source_complaints
 from pytest_megacpp.surfaces.protocol import Place
 from pytest_megacpp.surfaces.registry import provider
 from pytest_megacpp.surfaces.sweep import sweep
 
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+_UNREAD_SETUP = "its fixtures are not known here: the file could only be read"
 _NO_SETUP = "its fixtures are set up by ranks, and --setup-only starts no box; --setup-plan shows them without one"
+_LEFT_OUT = "-k or -m selects none of its cases at the box"
+_DIFFERING = "its marks at the box have other arguments than those that could be read from the source"
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -53,6 +60,7 @@ class LaneRunner:
         self._options = marks.options
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
+        self.further_cases = 0  # of tests that were one here and several at the box
         self._interrupted = False
         self._interrupted_by = ""
         self.is_over = False
@@ -87,6 +95,19 @@ class LaneRunner:
     def left(self) -> bool:
         """Whether runs were submitted and left to themselves."""
         return any(run.left for run in self._launcher.runs)
+
+    @property
+    def beyond(self) -> int:
+        """How many lane tests the box has in files that were read here, and did not run, since nobody read them so."""
+        return sum(one.differing_count + one.more_count for one in self._not_run())
+
+    def _not_run(self) -> list[NotRun]:
+        """What boxes have otherwise than it was read, by lane: several boxes of one have read the same files."""
+        of_lane: dict[str, list[SourceRead]] = defaultdict(list)
+        for run in self._launcher.runs:
+            if run.timeline.source is not None:
+                of_lane[run.plan.lane].append(run.timeline.source)
+        return [not_run(found) for found in of_lane.values()]
 
     @property
     def complaints(self) -> Sequence[str]:
@@ -177,7 +198,7 @@ class LaneRunner:
     def is_through(self, item: pytest.Item) -> bool:
         """Whether a lane test can be reported without waiting."""
         placed = self._launcher.placed.get(item)
-        return placed is not None and placed.run.is_through(placed.index)
+        return placed is not None and placed.run.is_through(placed.number)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -187,38 +208,66 @@ class LaneRunner:
         if placed is None:  # a lane test without a place, such as a copy of one, never runs at the desk
             return None if self.lane_of(item) is None else True
         run = placed.run
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
-            self._phases.set_up(item)
+            self._begin(item)
             title = provider(run.plan.surface, self._options.tables).title
             why = f"it runs on {title}; its result: pytest --attach {run.plan.run_id}"
             self._report(item, nextitem, skipped_reports(item, why), None)
             return True
+        cases = run.cases_of(placed.number)
+        item.session.testscollected += max(len(cases) - 1, 0)
+        self.further_cases += max(len(cases) - 1, 0)
+        for index in cases:
+            self._report_case(item, nextitem, placed, index)
+            if item.session.shouldfail or item.session.shouldstop:
+                break
+        if not cases:
+            self._report_nothing(item, nextitem, placed)
+        return True
+
+    def _begin(self, item: pytest.Item) -> None:
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         self._phases.set_up(item)
-        self._phases.call(item, lambda: run.wait_for(placed.index))
-        result = run.judged[placed.index]
+
+    def _report_case(self, item: pytest.Item, nextitem: pytest.Item | None, placed: Placed, index: int) -> None:
+        """`item`: the one that was selected. What is reported is the case's own."""
+        run = placed.run
+        case = as_case(item, run.results().nodeids[index])
+        self._begin(case)
+        self._phases.call(case, lambda: run.wait_for(index))
+        result = run.judged[index]
         if placed.drill is not None:
             result = drill_result(result, placed.drill)
-            run.amend(placed.index, result)
+            run.amend(index, result)
         if self._gatekeeper is not None:
             self._gatekeeper.note(item, result)
-        run.reported.append(placed.index)
-        self._report(item, nextitem, self._reports(item, placed), result.verdict)
-        self._warnings.of_test(item, run.timeline, placed.index)
-        if _has_quit_debugger(run, placed.index):
+        run.reported.append(index)
+        self._report(case, nextitem, self._reports(case, placed, index), result.verdict, selected=item)
+        self._warnings.of_test(case, run.timeline, index)
+        if _has_quit_debugger(run, index):
             item.session.shouldstop = "Quitting debugger"
-        return True
+
+    def _report_nothing(self, item: pytest.Item, nextitem: pytest.Item | None, placed: Placed) -> None:
+        """Of a test that was read from its source, and of which the box runs no case."""
+        source = placed.run.timeline.source
+        is_left_out = source is not None and placed.number in source.left_out
+        if is_left_out and self._gatekeeper is not None:
+            self._gatekeeper.note_left_out(item)
+        self._begin(item)
+        made = skipped_reports(item, _LEFT_OUT) if is_left_out else missed_reports(item, _DIFFERING)
+        self._report(item, nextitem, made, None)
 
     def _show_setup(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """pytest itself shows a plan, with fixtures that it makes up; real ones are set up by ranks only."""
-        if self._config.getoption("setupplan", False):
+        if self._config.getoption("setupplan", False) and module_of(item) is None:
             return None
+        why = _NO_SETUP if module_of(item) is None else _UNREAD_SETUP
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        self._report(item, nextitem, skipped_reports(item, _NO_SETUP), None)
+        self._report(item, nextitem, skipped_reports(item, why), None)
         return True
 
-    def _reports(self, item: pytest.Item, placed: Placed) -> Iterable[pytest.TestReport]:
-        run, index, here = placed.run, placed.index, Path(self._config.invocation_params.dir)
+    def _reports(self, item: pytest.Item, placed: Placed, index: int) -> Iterable[pytest.TestReport]:
+        run, here = placed.run, Path(self._config.invocation_params.dir)
         properties, is_drill = run.properties(index), placed.drill is not None
         return reports_of(item, run.results(), index, here, properties, drill=is_drill)
 
@@ -228,7 +277,9 @@ class LaneRunner:
         nextitem: pytest.Item | None,
         made: Iterable[pytest.TestReport],
         verdict: Verdict | None,
+        selected: pytest.Item | None = None,
     ) -> None:
+        """`selected` has a result by this, where `item` is a case of it."""
         *first, last = ((report, call_of(report, verdict, self._config)) for report in made)
         self._launcher.debugging.take_back()
         self._launcher.terminal.resume()
@@ -236,7 +287,7 @@ class LaneRunner:
             self._phases.report(item, report, call)
         self._phases.tear_down(item, nextitem)
         self._phases.report(item, *(_tear_down_desk(item, nextitem) or last))
-        self._reported.add(item)
+        self._reported.add(selected or item)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -245,7 +296,8 @@ class LaneRunner:
         self._finish_session(session, exitstatus)
         status = session.exitstatus
         result = yield
-        if status not in _GREEN and session.exitstatus in _GREEN and (self.unreported or self._phases.overruled):
+        is_lacking = self.unreported or self.beyond or self._phases.overruled
+        if session.exitstatus in _GREEN and (is_lacking or status in _GREEN):  # syrupy puts back what it was before
             session.exitstatus = status
         self._sum_up_if_pytest_does_not()
         return result
@@ -260,7 +312,7 @@ class LaneRunner:
         is_green = exitstatus in _GREEN
         if not self._interrupted and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
             self.unreported = missing
-        if self.unreported and is_green:
+        if (self.unreported or self.beyond) and is_green:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         complete = not missing or stopped or bool(self.unreported)
         if self._gatekeeper is not None and not only_lists(session.config):
@@ -268,7 +320,9 @@ class LaneRunner:
             keeper, launcher, unreported = self._gatekeeper, self._launcher, self.unreported
             close_gate(keeper, session, launcher, self._options, unreported, self._reported, finished=finished)
         for run in self._launcher.runs:
-            run.meta = replace(run.meta, unreported=tuple(item.nodeid for item in self.unreported))
+            source = run.timeline.source
+            beyond = (*source.differing, *source.more) if source is not None else ()
+            run.meta = replace(run.meta, unreported=(*(item.nodeid for item in self.unreported), *beyond))
         self.finish(interrupted=not (complete and in_order))
         for run in self._launcher.runs:
             self._warnings.before_tests(run.timeline, run.redactor)
@@ -286,6 +340,7 @@ class LaneRunner:
         keeper = self._gatekeeper
         gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
         unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()
+        unreported += tuple(source_complaints(self._not_run()))
         overruled = tuple(self._phases.lines())
         results = SessionResults([run.results() for run in self._launcher.runs], gate, unreported, overruled)
         shown = self._artefacts.ask(lambda reporter: reporter.closing(results))

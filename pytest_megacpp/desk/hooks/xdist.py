@@ -53,7 +53,7 @@ class LaneController:
         while self._waiting:
             self._report_next()
             self._stop_if_asked()
-        session.testscollected = self._ordinary + self._lane_tests
+        session.testscollected = self._ordinary + self._lane_tests + self._runner.further_cases
         return result
 
     @pytest.hookimpl(trylast=True)
@@ -71,7 +71,7 @@ class LaneController:
         item, *self._waiting = self._waiting
         following = self._waiting[0] if self._waiting else None
         failures = self._session.testsfailed
-        self._session.testscollected = self._ordinary + self._lane_tests
+        self._session.testscollected = self._ordinary + self._lane_tests + self._runner.further_cases
         self._reporting = True
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

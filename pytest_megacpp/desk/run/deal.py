@@ -1,7 +1,9 @@
 """Owns dealing tests to several boxes, so that all of them end at about the same time; must not know a box."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from statistics import median
+
+from pytest_megacpp.recording.naming import opened_around
 
 UNKNOWN_S = 1.0  # of every test, where nothing is known of any: then tests are dealt by their number
 
@@ -21,3 +23,13 @@ def deal(nodeids: Sequence[str], seconds: Mapping[str, float], boxes: int) -> li
         shares[box].append(index)
         loads[box] += seconds.get(nodeids[index], typical_s)
     return sorted(sorted(share) for share in shares)
+
+
+def with_cases(seconds: Mapping[str, float], opened: Container[str]) -> dict[str, float]:
+    """Adds what the cases of each open test took together: they stay on one box."""
+    found = dict(seconds)
+    for nodeid, took_s in seconds.items():
+        name = opened_around(nodeid, opened)
+        if name and name != nodeid:
+            found[name] = found.get(name, 0.0) + took_s
+    return found

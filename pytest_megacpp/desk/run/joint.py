@@ -11,8 +11,8 @@ from pytest_megacpp.report.joint_run import joint_json
 
 
 class JointRun:
-    """The joint run while its session lasts. `nodeids` are those of all its tests, as they are recorded, in the
-    session's order.
+    """The joint run while its session lasts. `nodeids` are those of all its tests as the desk selected them, spelt as
+    they are recorded, in the session's order.
     """
 
     def __init__(self, directory: RunDirectory, nodeids: Sequence[str], parts: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance
+from pytest_megacpp.desk.source.nodes import marks_without_arguments
+from pytest_megacpp.recording.naming import PLANNING_MARKS
 from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.seed_layout import BAKED_DIR
 from pytest_megacpp.recording.vocabulary import SeedMode
@@ -83,8 +85,18 @@ def select(
 
 
 def _arguments(item: pytest.Item, lane: str, timeout_s: float | None) -> MarkerArguments:
+    _check_read(item, lane)
     marked = marker_arguments(item.iter_markers(lane), item.nodeid)
     return marked if timeout_s is None else replace(marked, limits={"test": timeout_s, **marked.limits})
+
+
+def _check_read(item: pytest.Item, lane: str) -> None:
+    """Raises UsageError for a test that was read from its source, which doesn't tell how to run it."""
+    for name in sorted(marks_without_arguments(item) & {lane, *PLANNING_MARKS}):
+        raise pytest.UsageError(
+            f"{item.nodeid}: the arguments of @pytest.mark.{name} can't be read from the source, and the file can't be"
+            " imported here: write them as literals, or run where it can be"
+        )
 
 
 def _drill(item: pytest.Item) -> Expectation | None:

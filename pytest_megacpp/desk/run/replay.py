@@ -4,9 +4,10 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -21,6 +22,7 @@ from pytest_megacpp.desk.run.transport import POLL_S
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
+from pytest_megacpp.recording.naming import is_case_of
 from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor, number_of
 from pytest_megacpp.recording.timeline import Timeline
@@ -33,6 +35,9 @@ from pytest_megacpp.surfaces.registry import attachable, is_known, provider
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+Found: TypeAlias = tuple[LaneRun, dict[str, tuple[int, ...]]]
 
 
 class Recorded:
@@ -61,14 +66,17 @@ class Recorded:
         where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         return f"replay of {self._options.replay} ({where})"
 
-    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
-        """Returns the run and the index of each node id. A test that is not in the recording gets its result here."""
+    def run(self, nodeids: Sequence[str], opened: Collection[str], progress: Callable[[Progress], object]) -> Found:
+        """Returns the run and the indexes of each node id, several for one of `opened`. A test that is not in the
+        recording gets its result here.
+        """
         directory = RunDirectory.create(self._options.lane_dir)
         return _recorded_run(
             self._timeline,
             self._options,
             directory,
             nodeids,
+            opened,
             self._reporting,
             lambda run: run.start(ReplaySurface(self.path)),
             read_before=self._timeline,
@@ -100,9 +108,10 @@ class Elsewhere:
     def notice(self) -> str:
         return f"following run {self._run_id} on {self._surface.title}"
 
-    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
-        """Returns the run and the index of each node id, once the box has named its tests or turns out to be gone.
-        Raises UsageError if there is no such run or its surface does not answer, and LaneDirError.
+    def run(self, nodeids: Sequence[str], opened: Collection[str], progress: Callable[[Progress], object]) -> Found:
+        """Returns the run and the indexes of each node id, several for one of `opened`, once the box has named its
+        tests or turns out to be gone. Raises UsageError if there is no such run or its surface does not answer, and
+        LaneDirError.
         """
         before, attaching = Recollection.of(self._options.lane_dir, self._run_id), self._surface.attaching
         if before.surface not in (None, self._surface.name) or attaching is None:
@@ -116,7 +125,7 @@ class Elsewhere:
         try:
             head, timeline = _beginning(box, progress)
             if timeline.started is None:
-                return self._without_a_box(box, attaching, before, directory, nodeids)
+                return self._without_a_box(box, attaching, before, directory, nodeids, opened)
         except BaseException:
             box.end()
             before.put_back()
@@ -129,7 +138,7 @@ class Elsewhere:
             run.meta = replace(run.meta, rate=rate)
             run.follow(box, head, before.rejoin)
 
-        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, follow)
+        return _recorded_run(timeline, self._options, directory, nodeids, opened, self._reporting, follow)
 
     def _without_a_box(
         self,
@@ -138,7 +147,8 @@ class Elsewhere:
         before: Recollection,
         directory: RunDirectory,
         nodeids: Sequence[str],
-    ) -> tuple[LaneRun, dict[str, int]]:
+        opened: Collection[str],
+    ) -> Found:
         """Returns a run whose sandbox left nothing, from what this desk remembers of it, else from what it requests."""
         ended = box.ended()
         problem = ended.problem if ended is not None else None
@@ -157,7 +167,9 @@ class Elsewhere:
             run.lose(known.problem, known.own_facts)
 
         timeline = known.timeline
-        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, lose, read_before=timeline)
+        return _recorded_run(
+            timeline, self._options, directory, nodeids, opened, self._reporting, lose, read_before=timeline
+        )
 
 
 def _surface_of(name: str, able: Sequence[SurfaceProvider]) -> SurfaceProvider:
@@ -185,7 +197,7 @@ def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
 def _beginning(box: RunningBox, progress: Callable[[Progress], object]) -> tuple[bytes, Timeline]:
     """Returns what was read until all tests are named or the box has ended."""
     head, decoder, timeline = b"", Decoder(), Timeline()
-    while timeline.started is None or len(timeline.planned) < timeline.started.tests:
+    while not timeline.are_named:
         ended = box.ended()
         data = box.read()
         for event in decoder.feed(data):
@@ -205,11 +217,12 @@ def _recorded_run(
     options: Options,
     directory: RunDirectory,
     nodeids: Sequence[str],
+    opened: Collection[str],
     reporting: Reporting,
     begin: Callable[[LaneRun], object],
     read_before: Timeline | None = None,
-) -> tuple[LaneRun, dict[str, int]]:
-    """A run with the recording's numbers, begun, and the index of each node id. `read_before` is what need not be
+) -> Found:
+    """A run with the recording's numbers, begun, and the indexes of each node id. `read_before` is what need not be
     read again.
     """
     started = timeline.started
@@ -217,7 +230,8 @@ def _recorded_run(
     recorded = _tests(timeline)
     redactor = Redactor(os.environ)
     index_of = recorded_as(nodeids, [test.nodeid for test in recorded], redactor.text)
-    unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
+    cases = _cases(opened, [test.nodeid for test in recorded], frozenset(index_of.values()))
+    unknown = [nodeid for nodeid in nodeids if nodeid not in index_of and nodeid not in cases]
     index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
     missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
@@ -228,7 +242,17 @@ def _recorded_run(
     for nodeid in unknown:
         ambiguous = redactor.text(nodeid) in similar
         run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid, ambiguous=ambiguous))
-    return run, index_of
+    return run, {nodeid: cases.get(nodeid) or (index_of[nodeid],) for nodeid in nodeids}
+
+
+def _cases(opened: Collection[str], recorded: Sequence[str], taken: Collection[int]) -> dict[str, tuple[int, ...]]:
+    """Returns the recorded tests that each open one has as cases, without those that were asked for by name."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, nodeid in enumerate(recorded):
+        if index not in taken:
+            for name in (one for one in opened if is_case_of(nodeid, one)):
+                found[name].append(index)
+    return {name: tuple(indexes) for name, indexes in found.items()}
 
 
 def recorded_as(nodeids: Sequence[str], recorded: Sequence[str], redact: Callable[[str], str]) -> dict[str, int]:

@@ -17,15 +17,16 @@ from pytest_megacpp.desk.run.orders import Orders
 from pytest_megacpp.desk.run.transport import POLL_S, Transport
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import Debugged, Event, ProblemFound, Progress, RunFinished, TestEnded
+from pytest_megacpp.recording.events import Debugged, Event, ProblemFound, Progress, RunFinished, SourceRead, TestEnded
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, RunEnd
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt_names
-from pytest_megacpp.report.reporter import Board, Content, Moment, RunResults
+from pytest_megacpp.report.reporter import Board, Content, Line, Moment, RunResults
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
+from pytest_megacpp.report.source import source_lines
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 from pytest_megacpp.surfaces.registry import is_remote
 
@@ -35,7 +36,8 @@ RUNNING_S = 0.25  # between two questions to reporters while the desk waits
 
 class LaneRun:
     """One box and what comes of it. `judged` goes by the plan's index, as do `reported`, the tests whose result pytest
-    has got, and `defined_at`, where each is.
+    has got, and `defined_at`, where each is. `stands_for`: the tests that one of the desk's plan is, where that isn't
+    just the one with its number (`cases_of`).
 
     `beside` are the session's other runs, which are read while this one is waited for. `left`: the box goes on
     without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
@@ -56,6 +58,7 @@ class LaneRun:
         self.judged: dict[int, TestResult] = {}
         self.reported: list[int] = []
         self.defined_at: dict[int, tuple[str, int]] = {}
+        self.stands_for: dict[int, tuple[int, ...]] = {}
         self.beside: Sequence[LaneRun] = ()
         self.left = False
         self.stays = False
@@ -64,6 +67,7 @@ class LaneRun:
         self._show = reporting.show
         self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
+        self._is_named = False
         self._is_finishing = False
         self._asked_s = 0.0
         self._nodeids = redactor.ids(test.nodeid for test in self.plan.tests)  # as they are recorded
@@ -140,13 +144,24 @@ class LaneRun:
 
     # -- while it runs ---------------------------------------------------------------------------------------
 
-    def is_through(self, index: int) -> bool:
-        """Whether `wait_for` would answer at once."""
+    def is_through(self, number: int) -> bool:
+        """Whether `wait_for` would answer at once for all tests that one of the desk's plan stands for."""
         for run in self.beside:
             run._read_beside()
         while not self._transport.is_over and self._read():
             pass
-        return self._transport.is_over or self._orders.is_done(index)
+        return self._transport.is_over or (
+            self._knows_cases and all(map(self._orders.is_done, self.stands_for.get(number, (number,))))
+        )
+
+    def cases_of(self, number: int) -> tuple[int, ...]:
+        """The tests that one of the desk's plan stands for, once the box has named them; none is possible."""
+        self._wait_until(lambda: self._transport.is_over or self._knows_cases)
+        return self.stands_for.get(number, (number,))
+
+    @property
+    def _knows_cases(self) -> bool:
+        return not self.plan.read or self._is_named
 
     def wait_for(self, index: int) -> TestResult:
         """The result of a test, judged and reported as soon as the box is done with it."""
@@ -186,7 +201,34 @@ class LaneRun:
             self.on_debugged(event.fact)
         if isinstance(event.fact, TestEnded):
             self._orders.note_end(event.fact.test)
+        if self.plan.read and self.timeline.source is not None and not self._is_named and self.timeline.are_named:
+            self._take_names(self.timeline.source)
         self._announce(event, had_begun)
+
+    def _take_names(self, source: SourceRead) -> None:
+        """Takes the tests that the box has in place of those that the desk could only read."""
+        self._is_named = True
+        asked, drills = self.plan.tests, dict(self.meta.drills)
+        tests, places = [], dict(self.defined_at)
+        found: dict[int, list[int]] = {number: [] for number in range(len(asked))}
+        for index in range(source.tests):
+            named = self.timeline.planned[index]
+            number = named.read_as if named.read_as in found else None
+            if number is None:
+                continue
+            found[number].append(index)
+            is_same = self._nodeids[number] == named.nodeid
+            tests.append(asked[number] if is_same else replace(asked[number], nodeid=named.nodeid))
+            if number in places:
+                self.defined_at[index] = places[number]
+            if asked[number].nodeid in drills:
+                drills[tests[-1].nodeid] = drills[asked[number].nodeid]
+        self.stands_for = {number: tuple(indexes) for number, indexes in found.items()}
+        self._nodeids = [self.timeline.planned[index].nodeid for index in range(source.tests)]
+        self._receipt_names = receipt_names(self._nodeids)
+        self.meta = replace(self.meta, plan=replace(self.plan, tests=tuple(tests)), drills=drills)
+        self._transport.plan, self._transport.nodeids = self.plan, self._nodeids
+        self._show([Line(line) for line in source_lines(source, self.meta.box.title)])
 
     def _announce(self, event: Event, collected: bool) -> None:
         """Reports progress on another machine: what precedes the first test can take minutes. So can copying data, and

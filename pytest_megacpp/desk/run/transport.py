@@ -102,6 +102,8 @@ class Transport:
         if ended.problem is not None and self.timeline.finished is None:
             if self.timeline.started is None:
                 self.introduce()
+            elif self.timeline.started.read and not self.timeline.planned:
+                self._name_tests()
             self.record(replace(ended.problem, detail=self.redactor.text(ended.problem.detail)))
 
     # -- what the desk says ----------------------------------------------------------------------------------
@@ -115,7 +117,10 @@ class Transport:
         plan = self.plan
         started = (plan.run_id, self.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
         self.record(RunStarted(*started, cwd=plan.cwd, revision=plan.revision))
-        for index, test in enumerate(plan.tests):
+        self._name_tests()
+
+    def _name_tests(self) -> None:
+        for index, test in enumerate(self.plan.tests):
             self.record(TestPlanned(index, self.nodeids[index], test.ranks, test.must_run, preset=test.preset))
 
     def record(self, fact: Fact) -> None:
