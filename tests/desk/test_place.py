@@ -25,7 +25,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(**asked: object) -> Options:
-    everything: dict[str, object] = {field.name: None for field in dataclasses.fields(Options)}
+    everything: dict[str, object] = {field.name: None for field in dataclasses.fields(Options)} | {"boxes": 1}
     everything |= {"surface": "auto", "dry_run": False, "untrusted": False, "detach": False, "lanes": read_lanes({})}
     everything |= {"tables": {}}
     return Options(**(everything | asked))  # type: ignore[arg-type]
