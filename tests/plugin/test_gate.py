@@ -88,11 +88,22 @@ def test_a_file_that_is_not_collected_is_a_failure(gated: Gated) -> None:
     assert_refused(gated.pytest(*GATE, "tests"), said)
 
 
+SCAN = "\ndef test_it(modal_h200x8): pass\n"
+
+
 def test_a_file_that_skips_itself_is_a_failure(gated: Gated) -> None:
-    skipping = "import pytest\npytest.importorskip('absent')\n\ndef test_it(modal_h200x8): pass\n"
-    gated.write("suites/kernels/test_scan.py", skipping)
-    said = "test_scan.py, which has tests of h200x8, but the whole file was skipped (could not import 'absent'"
+    gated.write("suites/kernels/test_scan.py", "import pytest\npytest.skip('no', allow_module_level=True)\n" + SCAN)
+    said = "test_scan.py, which has tests of h200x8, but the whole file was skipped (no"
     assert_refused(gated.pytest(*GATE), said)
+
+
+def test_a_file_that_no_machine_can_import_is_a_failure(gated: Gated) -> None:
+    """The desk reads its tests from the source; the box skips them."""
+    gated.write("suites/kernels/test_scan.py", "import pytest\npytest.importorskip('absent')\n" + SCAN)
+    ran = gated.pytest(*GATE)
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.outcome("test_it") == "error"
+    assert "could not import 'absent'" in ran.failure("test_it")
 
 
 def test_lane_tests_that_a_condition_hides_are_missed(gated: Gated) -> None:
