@@ -53,7 +53,7 @@ class LocalExamination:
 
 
 def _wrong_or_missing(survey: Survey, found: Sequence[Tool]) -> Iterator[str]:
-    """Yields what keeps lanes from running here, then what they may miss, each with what mends it."""
+    """Yields what keeps lanes from running here, then what they may miss, each with what fixes it."""
     devices = survey.devices.devices
     problems = preflight.problems(survey, requested_gpu=None, requested_count=len(devices), dry_run=not devices)
     missing = [tool for tool in found if not tool.found]
