@@ -1,4 +1,4 @@
-"""Owns the network between client and server: a TCP proxy that can be cut, silenced and repaired; must not know gRPC."""
+"""Owns the network between client and server: a TCP proxy that can be cut, silenced, repaired; must not know gRPC."""
 
 import asyncio
 import contextlib

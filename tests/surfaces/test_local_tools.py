@@ -36,7 +36,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def lines(environment: dict[str, str] | None = None) -> Iterator[str]:
-    options: Any = SimpleNamespace(lane_dir=Path("/tmp"), environment=environment or {})
+    options: Any = SimpleNamespace(lane_dir=Path("/tmp"), environment=environment or {}, tables={})
     return doctor.LocalExamination(options, tuple(read_lanes({}).values())).lines()
 
 
