@@ -156,4 +156,5 @@ def test_a_store_that_cannot_be_read_is_said_and_costs_no_result(tmp_path: Path)
     assert ran.outcome("test_does_not") == "passed"
     seed = ran.receipt("test_does_not")["seed"]
     assert f"the seeds in {tmp_path / 'seeds'} can't be read" in seed["detail"]
-    assert f"not kept: the seeds in {tmp_path / 'seeds'} can't be written" in seed["detail_end"]
+    assert ran.run is not None
+    assert f"not kept: the seeds in {tmp_path / 'seeds'} can't be written" in ran.run["seed"]["detail_end"]
