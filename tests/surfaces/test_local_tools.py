@@ -63,7 +63,7 @@ def test_nothing_is_missing(absent: set[str]) -> None:
         ("torch", "ranks need it", "pip install 'pytest-megacpp[local]'"),
     ],
 )
-def test_what_is_missing_comes_first_with_what_follows_and_what_mends_it(
+def test_what_is_missing_comes_first_with_what_follows_and_what_fixes_it(
     absent: set[str], name: str, lost: str, remedy: str
 ) -> None:
     absent.update({name, *(("clang++", "c++") if name == "g++" else ())})

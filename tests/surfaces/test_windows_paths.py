@@ -8,18 +8,18 @@ import pytest
 from pytest_megacpp.surfaces.remote_plan import with_slashes
 from pytest_megacpp.surfaces.source import Layout
 
-PROJECT: Any = PureWindowsPath("C:/work/my project")
-LAYOUT = Layout(PROJECT.parent, "/root/src", (PROJECT, PureWindowsPath("C:/work/lib")))  # type: ignore[arg-type]
+PROJECT: Any = PureWindowsPath("C:/src/my project")
+LAYOUT = Layout(PROJECT.parent, "/root/src", (PROJECT, PureWindowsPath("C:/src/lib")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("given", "there"),
     [
-        (r"C:\work\my project\smoke\test_a.py::test_b[a\b]", r"/root/src/my project/smoke/test_a.py::test_b[a\b]"),
-        ("c:/WORK/my project/smoke", "/root/src/my project/smoke"),
-        (r"--rootdir=C:\work\lib", "--rootdir=/root/src/lib"),
-        (r"--ignore=C:\work\lib\old,C:\work\lib", "--ignore=/root/src/lib/old,/root/src/lib"),
-        (r"C:\work\library", r"C:\work\library"),
+        (r"C:\src\my project\smoke\test_a.py::test_b[a\b]", r"/root/src/my project/smoke/test_a.py::test_b[a\b]"),
+        ("c:/SRC/my project/smoke", "/root/src/my project/smoke"),
+        (r"--rootdir=C:\src\lib", "--rootdir=/root/src/lib"),
+        (r"--ignore=C:\src\lib\old,C:\src\lib", "--ignore=/root/src/lib/old,/root/src/lib"),
+        (r"C:\src\library", r"C:\src\library"),
         (r"D:\data", r"D:\data"),
         ("-k", "-k"),
     ],

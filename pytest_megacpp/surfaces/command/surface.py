@@ -4,16 +4,13 @@ or judge.
 One thread does it all, in order; the desk only reads what has arrived. No output of the box is executed.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from pytest_megacpp.recording.commands import Word
@@ -26,11 +23,11 @@ from pytest_megacpp.surfaces.command.config import CommandConfig
 from pytest_megacpp.surfaces.command.conversation import GIVEN_BACK_S, Conversation, reached
 from pytest_megacpp.surfaces.command.launch import Caller, Far, Launch, Refused
 from pytest_megacpp.surfaces.data_config import DataConfig
+from pytest_megacpp.surfaces.followed_box import STOP_S, FollowedBox, Stay
 from pytest_megacpp.surfaces.inbox import Inbox
-from pytest_megacpp.surfaces.protocol import NO_SUCH_RUN, Address, Ended, SurfaceFailed
+from pytest_megacpp.surfaces.protocol import NO_SUCH_RUN, Address, SurfaceFailed
 from pytest_megacpp.surfaces.source import SourceConfig
 
-STOP_S = 30.0  # for a box to end in order, as its own grace periods allow
 STOP_COMMAND_S = 60.0
 VISIT_S = 60.0
 
@@ -41,14 +38,6 @@ def _keep_status_of_children() -> None:
         from pytest_megacpp.box.host import process
 
         process.keep_status_of_children()
-
-
-class Stay(StrEnum):
-    """What becomes of the box when the desk has no more use for it."""
-
-    OWNER = "owner"  # it ends with the desk
-    VISITOR = "visitor"  # it goes on, followed or not
-    LEAVING = "leaving"  # it goes on, and nobody follows it from here
 
 
 def caller_of(config: CommandConfig, run_id: str, environment: Mapping[str, str]) -> Caller:
@@ -82,84 +71,42 @@ class CommandSurface:
         return box
 
 
-class CommandBox:
-    """See `RunningBox`."""
+class CommandBox(FollowedBox[Far]):
+    """See `RunningBox`; follows a far program that runs or follows the box."""
+
+    given_back_s = GIVEN_BACK_S + STOP_COMMAND_S
 
     def __init__(self, caller: Caller, run: Path) -> None:
-        self.inbox = Inbox(caller.run_id, run)
+        super().__init__(Inbox(caller.run_id, run))
         self.caller = caller
-        self._cancelled = threading.Event()
-        self._words: list[Word] = []
-        self._done = threading.Event()
-        self._is_reached = False
-        self._problem: ProblemFound | None = None
-        self._stay = Stay.OWNER
-
-    # -- what the desk asks --------------------------------------------------------------------------------
-
-    def read(self) -> bytes:
-        return self.inbox.read()
-
-    def ended(self) -> Ended | None:
-        return Ended(self._problem) if self._done.is_set() else None
+        self._has_met_the_box = False
 
     def address(self) -> Address:
         return Address()
 
-    def say(self, word: Word) -> None:
-        if self._stay is Stay.OWNER:
-            self._words.append(word)
+    def _is_reached(self) -> bool:
+        return self._has_met_the_box
 
-    def stop(self, reason: RunEnd, why: str = "") -> None:
-        if self._stay is not Stay.OWNER:
-            return
-        self.say(Stop(reason, why=why))
-        if not self._is_reached:
-            self._cancelled.set()
+    def _follow(self, found: Far) -> None:
+        if self._stay is Stay.LEAVING:
+            found.connection.leave(STOP_S)
+        else:
+            self._has_met_the_box = True
+            self._problem = Conversation(self.caller, self.inbox, self._words, self.is_cancelled).follow(found)
 
-    def end(self) -> None:
-        """Ends the box gracefully if it can be reached, otherwise at once."""
-        if self._stay is not Stay.OWNER:
-            self._cancelled.set()
-        elif not self._done.is_set():
-            self.stop(RunEnd.INTERRUPTED)
-            if not self._done.wait(STOP_S):
-                self._cancelled.set()
-        self._done.wait(GIVEN_BACK_S + STOP_COMMAND_S)
-
-    # -- the thread ----------------------------------------------------------------------------------------
-
-    def begin(self, order: Callable[[], Far], stay: Stay) -> None:
-        """`order` returns a far program that runs or follows the box."""
-        self._stay = stay
-        threading.Thread(target=self._work, args=(order,), daemon=True, name="megacpp-command-box").start()
-
-    def _work(self, order: Callable[[], Far]) -> None:
-        try:
-            far = order()
-            if self._stay is Stay.LEAVING:
-                far.connection.leave(STOP_S)
-            else:
-                self._is_reached = True
-                self._problem = Conversation(self.caller, self.inbox, self._words, self.is_cancelled).follow(far)
-        except failures.Cancelled:
-            pass
-        except failures.Failed as e:
-            self._problem = e.problem
-        except Exception as e:
-            self._problem = self.caller.clean(failures.given_up(e))
-        finally:
-            with contextlib.suppress(Exception):
-                self._give_back()
-            self._done.set()
+    def _problem_of(self, error: Exception) -> ProblemFound | None:
+        match error:
+            case failures.Cancelled():
+                return None
+            case failures.Failed():
+                return error.problem
+            case _:
+                return self.caller.clean(failures.given_up(error))
 
     def find(self) -> Far:
         """Raises Failed and Cancelled."""
         with self.caller.failing():
             return self.inbox.phase("connect", lambda: reached(self.caller, self.is_cancelled), self.caller.config.name)
-
-    def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
 
     def _give_back(self) -> None:
         """What a scheduler holds for a box that can't be reached any more is given back; one that can be attached to

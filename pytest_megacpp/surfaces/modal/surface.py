@@ -4,37 +4,25 @@ One thread does it all, in order: it launches a sandbox or finds one, follows it
 releases it. The desk only reads what has arrived. No output of the box is unpickled, imported or executed.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import ProblemFound
-from pytest_megacpp.recording.plan import Plan, Stop
-from pytest_megacpp.recording.vocabulary import ProblemCause, RunEnd
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.vocabulary import ProblemCause
+from pytest_megacpp.surfaces.followed_box import FollowedBox, Stay
 from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import RUNS_DIR, ModalConfig, VolumeConfig
 from pytest_megacpp.surfaces.modal.conversation import GIVEN_BACK_S, Conversation
 from pytest_megacpp.surfaces.modal.launch import Launch
 from pytest_megacpp.surfaces.modal.remains import Remains
-from pytest_megacpp.surfaces.protocol import Address, Ended
+from pytest_megacpp.surfaces.protocol import Address
 from pytest_megacpp.surfaces.source import SourceConfig
 
-STOP_S = 30.0  # for a box to end in order, as its own grace periods allow
 RECORDS = VolumeConfig(RUNS_DIR, "megacpp-runs", made=True)
-
-
-class Stay(StrEnum):
-    """What becomes of the sandbox when the desk has no more use for it."""
-
-    OWNER = "owner"  # it ends with the desk
-    VISITOR = "visitor"  # it goes on, followed or not
-    LEAVING = "leaving"  # it goes on, and nobody follows it from here
 
 
 @dataclass(frozen=True)
@@ -69,79 +57,38 @@ class ModalSurface:
         return box
 
 
-class ModalBox:
-    """See `RunningBox`."""
+class ModalBox(FollowedBox[Any]):
+    """See `RunningBox`; follows a sandbox. None: everything has been taken already."""
+
+    given_back_s = GIVEN_BACK_S + 2 * client.POLL_S + client.ENDED_S
 
     def __init__(self, run_id: str, run: Path, config: ModalConfig) -> None:
-        self.inbox = Inbox(run_id, run)
+        super().__init__(Inbox(run_id, run))
         self._run_id = run_id
         self._config = config
         self._remains = Remains(run_id, config, self.inbox)
         self._address = Address()
-        self._cancelled = threading.Event()
-        self._words: list[Word] = []
-        self._done = threading.Event()
-        self._problem: ProblemFound | None = None
         self._sandbox: Any = None
         self._conversation: Conversation | None = None
-        self._stay = Stay.OWNER
-
-    # -- what the desk asks --------------------------------------------------------------------------------
-
-    def read(self) -> bytes:
-        return self.inbox.read()
-
-    def ended(self) -> Ended | None:
-        return Ended(self._problem) if self._done.is_set() else None
 
     def address(self) -> Address:
         return self._address
 
-    def say(self, word: Word) -> None:
-        if self._stay is Stay.OWNER:
-            self._words.append(word)
+    def _follow(self, found: Any) -> None:
+        self._sandbox = found
+        if found is not None:
+            self.knows(sandbox=str(found.object_id))
+            if self._stay is not Stay.LEAVING:
+                self._converse()
 
-    def stop(self, reason: RunEnd, why: str = "") -> None:
-        if self._stay is not Stay.OWNER:
-            return
-        self.say(Stop(reason, why=why))
-        if not self._is_reached():
-            self._cancelled.set()
-
-    def end(self) -> None:
-        """Ends the box gracefully if it can be reached, otherwise at once."""
-        if self._stay is not Stay.OWNER:
-            self._cancelled.set()
-        elif not self._done.is_set():
-            self.stop(RunEnd.INTERRUPTED)
-            if not self._done.wait(STOP_S):
-                self._cancelled.set()
-        self._done.wait(GIVEN_BACK_S + 2 * client.POLL_S + client.ENDED_S)
-
-    # -- the thread ----------------------------------------------------------------------------------------
-
-    def begin(self, order: Callable[[], Any], stay: Stay) -> None:
-        """`order` returns a sandbox to follow, or None where everything has been taken already."""
-        self._stay = stay
-        threading.Thread(target=self._work, args=(order,), daemon=True, name="megacpp-modal").start()
-
-    def _work(self, order: Callable[[], Any]) -> None:
-        try:
-            self._sandbox = order()
-            if self._sandbox is not None:
-                self.knows(sandbox=str(self._sandbox.object_id))
-                if self._stay is not Stay.LEAVING:
-                    self._converse()
-        except failures.Cancelled:
-            pass
-        except failures.SurfaceError as e:
-            self._problem = e.problem
-        except Exception as e:
-            self._problem = failures.given_up(e) if self._is_reached() else failures.surface_error(e).problem
-        finally:
-            with contextlib.suppress(Exception):
-                self._give_back()
-            self._done.set()
+    def _problem_of(self, error: Exception) -> ProblemFound | None:
+        match error:
+            case failures.Cancelled():
+                return None
+            case failures.SurfaceError():
+                return error.problem
+            case _:
+                return failures.given_up(error) if self._is_reached() else failures.surface_error(error).problem
 
     def find(self) -> Any:
         """Returns the run's sandbox if it is running, else takes what is left. Raises SurfaceError or Cancelled."""
@@ -164,9 +111,6 @@ class ModalBox:
         code = self._conversation.follow()
         if code is not None:
             self._problem = self._remains.of_the_ended(self._sandbox, code)
-
-    def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
 
     def knows(self, app: str | None = None, sandbox: str | None = None) -> None:
         self._address = Address(app or self._address.app, sandbox or self._address.sandbox)
